@@ -1,0 +1,36 @@
+# `make demo` and `make test` do all the set-up they need on a fresh machine with Python 3.10 to 3.12.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+AUDIOCRAFT = 1.3.0
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+
+.PHONY: install demo test lint clean
+
+install: $(STAMP)
+
+# AudioCraft without its pins, from its source archive: that one holds the config/ folder its own solvers need.
+$(STAMP): requirements.txt setup.cfg Makefile
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip "setuptools>=68,<81" wheel
+	$(BIN)/pip install --quiet -r requirements.txt
+	rm -rf $(VENV)/share/audiocraft && mkdir -p $(VENV)/share/audiocraft
+	$(BIN)/pip download --quiet --no-deps --no-binary audiocraft --no-build-isolation -d $(VENV)/share/audiocraft audiocraft==$(AUDIOCRAFT)
+	tar xzf $(VENV)/share/audiocraft/audiocraft-$(AUDIOCRAFT).tar.gz -C $(VENV)/share/audiocraft --strip-components=1 audiocraft-$(AUDIOCRAFT)/config
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation $(VENV)/share/audiocraft/audiocraft-$(AUDIOCRAFT).tar.gz
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: install
+	$(BIN)/qamdt demo --out $(DEMO)
+
+test: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,141 @@
+"""What AudioCraft 1.3.0 needs to run on a current PyTorch, and nothing else.
+
+AudioCraft pins torch 2.1.0; each piece below names what breaks without it and the version that makes it unnecessary.
+Call `prepare()` before AudioCraft is first imported. Nothing happens on import of this module.
+"""
+from __future__ import annotations
+
+import collections
+import functools
+import importlib
+import importlib.machinery
+import importlib.util
+import logging
+import os
+import shutil
+import sys
+import types
+import typing as tp
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+CONFIG_ROOT = Path(__file__).resolve().parent.parent / "config"
+
+
+@functools.cache
+def prepare() -> None:
+    """Make AudioCraft importable and its checkpoints loadable; the first call acts, later calls do nothing."""
+    _stand_in_for_xformers()
+    _import_lazily("laion_clap")
+    _allow_checkpoint_types()
+    _point_to_teams()
+    _write_audio_without_ffmpeg()
+
+
+def has_xformers() -> bool:
+    """Whether the real xformers is installed (not the stand-in made by `prepare`)."""
+    return not isinstance(sys.modules.get("xformers"), _Deferred) and importlib.util.find_spec("xformers") is not None
+
+
+def check_attention_backend(backend: str) -> None:
+    """Refuse `efficient_attention_backend=xformers` where xformers is absent.
+
+    Raises:
+        ImportError: naming the config key and the alternative.
+    """
+    if backend == "xformers" and not has_xformers():
+        _refuse_xformers()
+
+
+class _Deferred(types.ModuleType):
+    """An importable module whose attributes come from `load()`, called on the first use of one.
+
+    Names with underscores on both sides are not uses: `inspect` asks every module in `sys.modules` for its `__file__`.
+    """
+
+    def __init__(self, name: str, load: tp.Callable[[], types.ModuleType], is_package: bool = True) -> None:
+        super().__init__(name)
+        self.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=is_package)
+        self.__dict__["_load"] = load
+
+    def __getattr__(self, name: str) -> tp.Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.__dict__["_load"](), name)
+
+
+def _refuse_xformers() -> types.ModuleType:
+    raise ImportError("xformers is not installed: set efficient_attention_backend=torch, or `pip install xformers`")
+
+
+def _stand_in_for_xformers() -> None:
+    # `audiocraft.modules.transformer` imports xformers.ops at module level, but only its xformers backend calls it.
+    # AudioCraft's head (1.4.0a2) still does; unnecessary once upstream guards the import.
+    if "xformers" in sys.modules or importlib.util.find_spec("xformers") is not None:
+        return
+    package = _Deferred("xformers", _refuse_xformers)
+    package.__dict__["ops"] = ops = _Deferred("xformers.ops", _refuse_xformers, is_package=False)
+    sys.modules.update({"xformers": package, "xformers.ops": ops})
+
+
+def _import_lazily(name: str) -> None:
+    # `audiocraft.metrics.clap_consistency` imports laion_clap at module level, and laion_clap fetches three tokenizers
+    # from the hub while it is imported. (importlib's LazyLoader would not do: `inspect` alone triggers it.)
+    if name in sys.modules or importlib.util.find_spec(name) is None:
+        return
+
+    def load() -> types.ModuleType:
+        if sys.modules.get(name) is deferred:
+            del sys.modules[name]
+        return importlib.import_module(name)
+
+    deferred = sys.modules[name] = _Deferred(name, load)
+
+
+def _allow_checkpoint_types() -> None:
+    # Since torch 2.6 `torch.load` defaults to weights_only=True. AudioCraft's checkpoints hold the config ('xp.cfg') and
+    # the EMA's defaultdict besides tensors: these types carry data only. Unnecessary once upstream allow-lists them.
+    import torch
+    from omegaconf import DictConfig, ListConfig
+    from omegaconf.base import ContainerMetadata, Metadata
+    from omegaconf.nodes import AnyNode, BooleanNode, FloatNode, IntegerNode, StringNode
+
+    torch.serialization.add_safe_globals([
+        DictConfig, ListConfig, ContainerMetadata, Metadata, AnyNode, BooleanNode, FloatNode, IntegerNode, StringNode,
+        tp.Any, collections.defaultdict, dict, list, int, float, str, bool,
+    ])
+
+
+def _point_to_teams() -> None:
+    # The wheel of AudioCraft holds no config/ folder, where AudioCraftEnvironment looks for the team's file.
+    team_file = CONFIG_ROOT / "teams" / f"{os.environ.get('AUDIOCRAFT_TEAM', 'default')}.yaml"
+    if team_file.exists():
+        os.environ.setdefault("AUDIOCRAFT_CONFIG", str(team_file))
+
+
+def _write_audio_without_ffmpeg() -> None:
+    # `audiocraft.data.audio.audio_write` pipes into the ffmpeg program, which a fresh machine may not have.
+    if shutil.which("ffmpeg") is not None:
+        return
+    import audiocraft.data.audio
+
+    logger.debug("no ffmpeg on PATH: audio is written with soundfile")
+    audiocraft.data.audio._piping_to_ffmpeg = _write_with_soundfile
+
+
+_SUBTYPES = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
+
+
+def _write_with_soundfile(out_path: str | Path, wav: tp.Any, sample_rate: int, flags: list[str]) -> None:
+    """Same contract as AudioCraft's `_piping_to_ffmpeg`; bit rates among `flags` are left to libsndfile."""
+    import soundfile
+
+    audio_format = flags[flags.index("-f") + 1]
+    part = Path(f"{out_path}.part")
+    try:
+        soundfile.write(part, wav.t().detach().cpu().numpy().clip(-1, 1), sample_rate,
+                        format=audio_format.upper(), subtype=_SUBTYPES[audio_format])
+        os.replace(part, out_path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Training target and loss, samplers, guidance: torch and diffusers schedulers, no model and no AudioCraft."""

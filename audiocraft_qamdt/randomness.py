@@ -1,0 +1,36 @@
+"""Random generators keyed by what they are for, so that a resumed run draws what the uninterrupted run drew."""
+from __future__ import annotations
+
+import hashlib
+import random
+
+import numpy as np
+import torch
+
+
+def keyed_seed(*key: int | str) -> int:
+    """Seed in [0, 2^63) that depends on every part of the key, e.g. `keyed_seed(seed, rank, step, "noise")`."""
+    digest = hashlib.sha256("/".join(str(part) for part in key).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh generator on `device`, seeded by `keyed_seed(*key)`."""
+    return torch.Generator(device).manual_seed(keyed_seed(*key))
+
+
+def noise_like_items(shape: tuple[int, ...], seeds: list[int], device: torch.device | str) -> torch.Tensor:
+    """Standard normal noise [len(seeds), *shape], each item from its own seed: an item is the same in any batch.
+
+    Drawn on the CPU, so that it is the same on every device.
+    """
+    items = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(items).to(device)
+
+
+def seed_libraries(*key: int | str) -> None:
+    """Seed the global generators of Python, NumPy and torch: AudioCraft's loaders and text augmentation draw from them."""
+    seed = keyed_seed(*key)
+    random.seed(seed)
+    np.random.seed(seed % 2 ** 32)
+    torch.manual_seed(seed)
