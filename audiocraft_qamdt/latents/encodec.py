@@ -1,0 +1,182 @@
+"""EnCodec's continuous encoder output as latents: AudioCraft's models, transformers' and the `encodec` package's."""
+
+from __future__ import annotations
+
+import functools
+import typing as tp
+
+import torch
+from torch import Tensor, nn
+
+from .codec import LatentCodec
+
+ENCODEC_24KHZ = "encodec_24khz-d7cc33bc.th"
+"""File of the `encodec` package's 24 kHz model; the name ends in the start of its SHA-256."""
+
+
+class EncodecCodec(LatentCodec):
+    """The encoder's output before the quantiser, [B, D, T, 1].
+
+    Args:
+        model: AudioCraft's `EncodecModel` or `HFEncodecCompressionModel`, transformers' or the `encodec` package's
+            `EncodecModel`. It is frozen in place.
+        quantize: pass latents through the quantiser before the decoder, with as many codebooks as the model has active
+            now. The decoder was trained on quantised latents; without, it receives what was generated as it is.
+    Raises:
+        ValueError: a model that keeps a loudness beside the latents or works by segments, such as the 48 kHz ones.
+        TypeError: a model of another kind.
+    """
+
+    model: tp.Any  # has .encoder, .quantizer and .decoder
+
+    def __init__(self, model: nn.Module, quantize: bool = True) -> None:
+        parts = _read(model)
+        super().__init__(parts.sample_rate, parts.hop_length, parts.dimension, latent_bins=1, channels=parts.channels)
+        self.model = parts.core.eval().float().requires_grad_(False)
+        self.quantize = quantize
+        self._quantize = parts.quantize
+
+    @classmethod
+    def from_audiocraft(
+        cls, checkpoint: str, quantize: bool = True, device: torch.device | str = "cpu"
+    ) -> EncodecCodec:
+        """Load what AudioCraft's `compression_model_checkpoint` names.
+
+        Args:
+            checkpoint: `//pretrained/facebook/encodec_32khz`, `//sig/SIGNATURE`, or a path.
+            quantize: see the class.
+            device: where the model goes.
+        """
+        from ..compat import prepare
+
+        prepare()
+        from audiocraft.solvers.compression import CompressionSolver
+
+        return cls(CompressionSolver.model_from_checkpoint(checkpoint, device), quantize).to(device)
+
+    @classmethod
+    def from_encodec_package(
+        cls, name: str = "encodec_24khz", quantize: bool = True, device: torch.device | str = "cpu"
+    ) -> EncodecCodec:
+        """Load the `encodec` package's pretrained model, fetched by torch.hub on first use.
+
+        Args:
+            name: `encodec_24khz`.
+            quantize: see the class.
+            device: where the model goes.
+        Raises:
+            ValueError: another name; `encodec_48khz` is stereo and normalises by segment.
+        """
+        if name != "encodec_24khz":
+            raise ValueError(
+                f"the encodec package's {name!r} is not supported: use 'encodec_24khz', or "
+                "facebook/encodec_32khz through AudioCraft"
+            )
+        import encodec.model
+
+        # Not `pretrained=True`: the package would unpickle the file without weights_only.
+        model = encodec.EncodecModel.encodec_model_24khz(pretrained=False)
+        model.load_state_dict(
+            torch.hub.load_state_dict_from_url(
+                encodec.model.ROOT_URL + ENCODEC_24KHZ, map_location="cpu", check_hash=True, weights_only=True
+            )
+        )
+        return cls(model, quantize).to(device)
+
+    def _encode(self, audio: Tensor) -> Tensor:
+        return self.model.encoder(audio)[..., None]  # [B, D, T, 1]
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        embeddings = latents[..., 0]  # [B, D, T]
+        if self.quantize:
+            embeddings = self._quantize(self.model, embeddings)
+        return self.model.decoder(embeddings)  # [B, channels, T * hop_length]
+
+
+class _Parts(tp.NamedTuple):
+    """What the libraries' models have in common under different names."""
+
+    core: nn.Module
+    quantize: tp.Callable[[tp.Any, Tensor], Tensor]  # (core, embeddings [B, D, T]) -> their nearest quantised ones
+    sample_rate: int
+    hop_length: int
+    dimension: int
+    channels: int
+
+
+def _read(model: nn.Module) -> _Parts:
+    for kind in type(model).__mro__:
+        reader = _READERS.get(f"{kind.__module__.partition('.')[0]}.{kind.__name__}")
+        if reader is not None:
+            return reader(model)
+    raise TypeError(
+        f"EncodecCodec takes one of {', '.join(_READERS)}, not {type(model).__module__}."
+        f"{type(model).__name__}. DAC is not supported; of an interleaved stereo model pass the mono "
+        "model that it wraps"
+    )
+
+
+def _refuse(name: str, renormalizes: bool, segment: float | None) -> None:
+    if renormalizes or segment is not None:
+        raise ValueError(
+            f"{name} normalises the loudness or works by segments, which keeps a scale beside the latents "
+            "that no diffusion model generates: use encodec_24khz, facebook/encodec_32khz, or a model "
+            "trained with renormalize: false"
+        )
+
+
+def _read_audiocraft(model: tp.Any) -> _Parts:
+    _refuse("this AudioCraft EncodecModel (renormalize=true)", model.renormalize, None)
+    return _Parts(
+        model,
+        _quantize_audiocraft,
+        model.sample_rate,
+        int(model.encoder.hop_length),
+        model.encoder.dimension,
+        model.channels,
+    )
+
+
+def _read_audiocraft_huggingface(model: tp.Any) -> _Parts:
+    index = model.possible_num_codebooks.index(model.num_codebooks)
+    return _read_transformers(model.model, model.model.config.target_bandwidths[index])
+
+
+def _read_transformers(model: tp.Any, bandwidth: float | None = None) -> _Parts:
+    config = model.config
+    _refuse("this transformers EncodecModel", config.normalize, config.chunk_length_s)
+    quantize = functools.partial(_quantize_transformers, bandwidth=bandwidth)
+    return _Parts(model, quantize, config.sampling_rate, config.hop_length, config.hidden_size, config.audio_channels)
+
+
+def _read_encodec(model: tp.Any) -> _Parts:
+    _refuse(f"the encodec package's {model.sample_rate} Hz model", model.normalize, model.segment)
+    return _Parts(
+        model,
+        _quantize_encodec,
+        model.sample_rate,
+        int(model.encoder.hop_length),
+        model.encoder.dimension,
+        model.channels,
+    )
+
+
+def _quantize_audiocraft(core: tp.Any, embeddings: Tensor) -> Tensor:
+    return core.quantizer.decode(core.quantizer.encode(embeddings))
+
+
+def _quantize_transformers(core: tp.Any, embeddings: Tensor, bandwidth: float | None) -> Tensor:
+    return core.quantizer.decode(core.quantizer.encode(embeddings, bandwidth))
+
+
+def _quantize_encodec(core: tp.Any, embeddings: Tensor) -> Tensor:
+    return core.quantizer.decode(core.quantizer.encode(embeddings, core.frame_rate, core.bandwidth))
+
+
+# library and class, also a base class -> how to read it
+_READERS: dict[str, tp.Callable[[tp.Any], _Parts]] = {
+    "audiocraft.EncodecModel": _read_audiocraft,
+    "audiocraft.HFEncodecCompressionModel": _read_audiocraft_huggingface,
+    "transformers.EncodecModel": _read_transformers,
+    "encodec.EncodecModel": _read_encodec,
+}

@@ -1,0 +1,405 @@
+"""Log-mel spectrogram, AutoencoderKL and HiFi-GAN: the latents that AudioLDM and the published QA-MDT diffuse."""
+
+from __future__ import annotations
+
+import functools
+import math
+import pickle
+import re
+import typing as tp
+import zipfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers.models import AutoencoderKL
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
+
+from .codec import LatentCodec, frozen
+
+PUBLISHED_VAE: dict[str, tp.Any] = {
+    "in_channels": 1,
+    "out_ch": 1,
+    "ch": 128,
+    "ch_mult": [1, 2, 4],
+    "num_res_blocks": 2,
+    "z_channels": 8,
+    "double_z": True,
+    "attn_resolutions": [],
+}
+"""`ddconfig` of the published training configuration, without what the network's shape does not depend on."""
+
+PUBLISHED_VOCODER: dict[str, tp.Any] = {
+    "resblock": "1",
+    "num_mels": 64,
+    "sampling_rate": 16000,
+    "upsample_initial_channel": 1024,
+    "upsample_rates": [5, 4, 2, 2, 2],
+    "upsample_kernel_sizes": [16, 16, 8, 4, 4],
+    "resblock_kernel_sizes": [3, 7, 11],
+    "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5], [1, 3, 5]],
+}
+"""`hifigan_16k_64bins.json` of AudioLDM, without its training options."""
+
+
+def normalize_waveform(audio: Tensor, peak: float = 0.5) -> Tensor:
+    """Remove the mean and scale to the peak, each item and channel of [..., S] by itself, as the published loader does.
+
+    The level is lost with it: decoded audio peaks near 0.5 whatever came in.
+    """
+    audio = audio - audio.mean(dim=-1, keepdim=True)
+    return peak * audio / (audio.abs().amax(dim=-1, keepdim=True) + 1e-8)
+
+
+class LogMel(nn.Module):
+    """Log-mel spectrogram with HiFi-GAN's conventions: reflected by (n_fft - hop) / 2, frames not centred, natural log.
+
+    Args:
+        sample_rate: of the audio, in Hz; the mel bands span 0 to half of it.
+        mel_bins: M.
+        n_fft: FFT and Hann window, in samples.
+        hop_length: samples per frame.
+        floor: smallest mel magnitude, before the log.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        mel_bins: int = 64,
+        n_fft: int = 1024,
+        hop_length: int = 160,
+        floor: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.n_fft = n_fft
+        self.hop_length = hop_length
+        self.floor = floor
+        # Not persistent: they follow from the arguments.
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.register_buffer("filters", mel_filters(sample_rate, n_fft, mel_bins), persistent=False)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Audio [B, S] to natural log mel magnitudes [B, S // hop_length, M].
+
+        Raises:
+            ValueError: audio too short to be reflected.
+        """
+        padding = (self.n_fft - self.hop_length) // 2
+        if audio.shape[-1] <= padding:
+            raise ValueError(f"LogMel needs more than {padding} samples, not {audio.shape[-1]}: pad the audio")
+        audio = F.pad(audio[:, None], (padding, padding), mode="reflect")[:, 0]
+        spectrum = torch.stft(audio, self.n_fft, self.hop_length, window=self.window, center=False, return_complex=True)
+        mel = self.filters @ spectrum.abs()  # [B, M, T]
+        return mel.clamp(min=self.floor).log().transpose(1, 2)  # [B, T, M]
+
+
+def mel_filters(sample_rate: int, n_fft: int, mel_bins: int) -> Tensor:
+    """Triangular filters [mel_bins, n_fft // 2 + 1] of unit area on Slaney's mel scale, 0 Hz to half the sample rate.
+
+    Slaney, "Auditory Toolbox" (1998): linear up to 1 kHz in steps of 200/3 Hz, then 27 mels per factor of 6.4.
+    """
+    linear, step = 15.0, math.log(6.4) / 27
+    top = linear + math.log(sample_rate / 2 / 1000) / step
+    mels = torch.linspace(0, top, mel_bins + 2, dtype=torch.float64)
+    hertz = torch.where(mels < linear, mels * 200 / 3, 1000 * torch.exp(step * (mels - linear)))
+    bins = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)
+    low, centre, high = (edge[:, None] for edge in (hertz[:-2], hertz[1:-1], hertz[2:]))
+    triangles = torch.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clamp(min=0)
+    return (triangles * 2 / (high - low)).float()
+
+
+class MelVAECodec(LatentCodec):
+    """Log-mel, VAE, vocoder. With the published sizes: 16 kHz, C = 8, F = 16, 25 Hz; 10.24 s is 8 x 256 x 16.
+
+    Audio is padded with silence to whole latent frames, and the decoded audio is cropped.
+
+    Args:
+        vae: over [B, 1, T, M] log-mels. Both networks are frozen in place.
+        vocoder: from [B, T, M] log-mels; its configuration gives the sample rate, M and the hop.
+        scale_factor: what latents are multiplied by before diffusion; None = not known, see `estimate_statistics`.
+        normalize: apply `normalize_waveform` before encoding. The published networks were trained on such audio, and
+            the level is lost; without, the level stays.
+        n_fft: of the log-mel, in samples.
+    Raises:
+        ValueError: networks that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        vocoder: SpeechT5HifiGan,
+        scale_factor: float | None = None,
+        normalize: bool = False,
+        n_fft: int = 1024,
+    ) -> None:
+        shape: tp.Any = vae.config
+        mel_bins, mel_hop = vocoder.config.model_in_dim, math.prod(vocoder.config.upsample_rates)
+        downsampling = 2 ** (len(shape.block_out_channels) - 1)
+        if (shape.in_channels, shape.out_channels) != (1, 1) or mel_bins % downsampling:
+            raise ValueError(
+                f"mel_vae: the VAE must have 1 channel in and out, not {shape.in_channels} and "
+                f"{shape.out_channels}, and the vocoder's {mel_bins} mel bins must be a multiple of "
+                f"its downsampling, {downsampling}"
+            )
+        super().__init__(
+            vocoder.config.sampling_rate,
+            mel_hop * downsampling,
+            shape.latent_channels,
+            latent_bins=mel_bins // downsampling,
+        )
+        self.log_mel = LogMel(self.sample_rate, mel_bins, n_fft, mel_hop)
+        self.vae = vae.eval().float().requires_grad_(False)
+        self.vocoder = vocoder.eval().float().requires_grad_(False)
+        self.normalize = normalize
+        if scale_factor is not None:
+            self.statistics.set(0.0, 1 / scale_factor, count=1)  # not 0, so that nobody estimates them anew
+
+    @classmethod
+    def from_audioldm(cls, folder_or_hub_id: str | Path, normalize: bool = False) -> MelVAECodec:
+        """Load from an AudioLDM pipeline: a local folder with `vae/` and `vocoder/`, or a hub id.
+
+        Raises:
+            FileNotFoundError: a local folder without one of the two.
+        """
+        folder = Path(folder_or_hub_id)
+        for name in ("vae", "vocoder"):
+            if folder.is_dir() and not (folder / name / "config.json").is_file():
+                raise FileNotFoundError(
+                    f"{folder / name / 'config.json'} is missing: an AudioLDM pipeline has the "
+                    "subfolders vae/ and vocoder/"
+                )
+        vae = AutoencoderKL.from_pretrained(folder_or_hub_id, subfolder="vae")
+        vocoder = SpeechT5HifiGan.from_pretrained(folder_or_hub_id, subfolder="vocoder")
+        return cls(vae, vocoder, vae.config.scaling_factor, normalize)
+
+    @classmethod
+    def from_official(
+        cls,
+        vae_checkpoint: str | Path,
+        vocoder_checkpoint: str | Path,
+        vae_config: tp.Mapping[str, tp.Any] = PUBLISHED_VAE,
+        vocoder_config: tp.Mapping[str, tp.Any] = PUBLISHED_VOCODER,
+        scale_factor: float | None = None,
+        normalize: bool = False,
+    ) -> MelVAECodec:
+        """Load the published single files, .ckpt (tensors only, nothing is unpickled) or .safetensors.
+
+        Args:
+            vae_checkpoint: CompVis-style keys under `first_stage_model.`, or without prefix.
+            vocoder_checkpoint: HiFi-GAN keys under `generator.` or `first_stage_model.vocoder.`, with weight norm or
+                without.
+            vae_config: the published `ddconfig`.
+            vocoder_config: the published `hifigan_*.json`.
+            scale_factor: None = `scale_factor` of the VAE's checkpoint, where it has one.
+            normalize: see the class.
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: a file that is not a checkpoint of tensors; a key that is missing, too many, of another shape or
+                not finite.
+        """
+        state = read_checkpoint(vae_checkpoint)
+        if scale_factor is None and "scale_factor" in state:
+            scale_factor = float(state["scale_factor"])
+        vae = build_vae(vae_config)
+        _load(
+            vae,
+            _vae_weights(state),
+            functools.partial(_official_vae_key, levels=len(vae_config["ch_mult"])),
+            vae_checkpoint,
+        )
+        vocoder = build_vocoder(vocoder_config)
+        _load(vocoder, _vocoder_weights(read_checkpoint(vocoder_checkpoint)), _official_vocoder_key, vocoder_checkpoint)
+        return cls(vae, vocoder, scale_factor, normalize)
+
+    @frozen
+    def encode(self, audio: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Encode audio to the mean of the VAE's posterior, or to a sample of it.
+
+        Args:
+            audio: [B, 1, S].
+            noise: standard normal [B, C, T, F], to sample with; None = the mean.
+        Returns:
+            Latents [B, C, T, F].
+        Raises:
+            ValueError: audio or noise of another shape.
+        """
+        if noise is None:
+            return super().encode(audio)
+        posterior = self._posterior(self._checked_audio(audio))
+        if noise.shape != posterior.mean.shape:
+            raise ValueError(f"mel_vae: noise must be {list(posterior.mean.shape)}, not {list(noise.shape)}")
+        return self.statistics.normalize(posterior.mean + posterior.std * noise)
+
+    def _encode(self, audio: Tensor) -> Tensor:
+        return self._posterior(audio).mean  # [B, C, T, F]
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        mel = self.vae.decode(latents).sample[:, 0]  # [B, 4 T, M]
+        return self.vocoder(mel)[:, None, : latents.shape[2] * self.hop_length]  # [B, 1, S]
+
+    def _posterior(self, audio: Tensor) -> tp.Any:
+        audio = normalize_waveform(audio) if self.normalize else audio
+        audio = F.pad(audio, (0, -audio.shape[-1] % self.hop_length))
+        return self.vae.encode(self.log_mel(audio[:, 0])[:, None]).latent_dist  # over [B, 1, 4 T, M]
+
+
+def build_vae(config: tp.Mapping[str, tp.Any]) -> AutoencoderKL:
+    """An AutoencoderKL with fresh weights from a CompVis `ddconfig`.
+
+    Raises:
+        ValueError: attention outside the middle, or a deterministic encoder.
+    """
+    if config.get("attn_resolutions") or not config["double_z"]:
+        raise ValueError("ddconfig: only attn_resolutions: [] and double_z: true are supported")
+    widths = [config["ch"] * factor for factor in config["ch_mult"]]
+    return AutoencoderKL(
+        config["in_channels"],
+        config["out_ch"],
+        ("DownEncoderBlock2D",) * len(widths),
+        ("UpDecoderBlock2D",) * len(widths),
+        widths,
+        config["num_res_blocks"],
+        latent_channels=config["z_channels"],
+    )
+
+
+def build_vocoder(config: tp.Mapping[str, tp.Any]) -> SpeechT5HifiGan:
+    """A HiFi-GAN generator with fresh weights from its published JSON.
+
+    Raises:
+        ValueError: residual blocks of type 2.
+    """
+    if str(config.get("resblock", "1")) != "1":
+        raise ValueError(f"HiFi-GAN resblock {config['resblock']!r} is not supported, only '1'")
+    names = (
+        "upsample_rates",
+        "upsample_kernel_sizes",
+        "upsample_initial_channel",
+        "resblock_kernel_sizes",
+        "resblock_dilation_sizes",
+    )
+    return SpeechT5HifiGan(
+        SpeechT5HifiGanConfig(
+            model_in_dim=config["num_mels"],
+            sampling_rate=config.get("sampling_rate", 16000),
+            leaky_relu_slope=0.1,
+            normalize_before=False,
+            **{name: config[name] for name in names},
+        )
+    )
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file or of a torch checkpoint, nested dictionaries flattened to dotted names.
+
+    Of a Lightning checkpoint its `state_dict`; torch.compile's `_orig_mod.` is dropped from the names.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged file, or one that holds anything but plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it holds {code[1]}, and only plain data is read" if code else "it is damaged or no checkpoint"
+        raise ValueError(f"{path} was not loaded: {reason}") from error
+    return dict(_flatten(tree.get("state_dict", tree) if isinstance(tree, tp.Mapping) else tree, ""))
+
+
+def _flatten(tree: tp.Any, prefix: str) -> tp.Iterator[tuple[str, Tensor]]:
+    if isinstance(tree, Tensor):
+        yield prefix.replace("_orig_mod.", ""), tree
+    elif isinstance(tree, tp.Mapping):
+        for key, value in tree.items():
+            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _under(state: tp.Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
+    """What lies under the first of the prefixes that occurs, without it."""
+    for prefix in prefixes:
+        found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if found:
+            return found
+    return {}
+
+
+def _vae_weights(state: tp.Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # The published training module also holds the discriminator and the vocoder.
+    weights = {
+        key: value
+        for key, value in _under(state, "first_stage_model.", "").items()
+        if not key.startswith(("loss.", "vocoder."))
+    }
+    # Attention as 1 x 1 convolutions there, as linear layers in diffusers.
+    return {
+        key: value[..., 0, 0] if ".attn_1." in key and value.dim() == 4 else value for key, value in weights.items()
+    }
+
+
+def _vocoder_weights(state: tp.Mapping[str, Tensor]) -> dict[str, Tensor]:
+    weights = _under(state, "generator.", "first_stage_model.vocoder.", "")
+    for key in [key for key in weights if key.endswith(".weight_g")]:
+        name = key.removesuffix("_g")
+        if f"{name}_v" in weights:
+            # Salimans and Kingma, "Weight normalization", eq. 2: w = g v / |v|, the norm per first dimension.
+            gain, direction = weights.pop(key), weights.pop(f"{name}_v")
+            weights[name] = gain * direction / torch.linalg.vector_norm(direction, dim=(1, 2), keepdim=True)
+    return weights
+
+
+# diffusers' name -> the published one: every pattern is replaced where it occurs, in this order.
+_VAE_NAMES = (
+    (r"(down|up)_blocks\.(\d+)\.resnets", r"\1.\2.block"),
+    (r"(down|up)_blocks\.(\d+)\.(down|up)samplers\.0", r"\1.\2.\3sample"),
+    (r"mid_block\.resnets\.0", "mid.block_1"),
+    (r"mid_block\.resnets\.1", "mid.block_2"),
+    (r"mid_block\.attentions\.0", "mid.attn_1"),
+    (r"attn_1\.group_norm", "attn_1.norm"),
+    (r"attn_1\.to_([qkv])", r"attn_1.\1"),
+    (r"attn_1\.to_out\.0", "attn_1.proj_out"),
+    (r"conv_shortcut", "nin_shortcut"),
+    (r"conv_norm_out", "norm_out"),
+)
+
+
+def _official_vae_key(key: str, levels: int) -> str:
+    for pattern, replacement in _VAE_NAMES:
+        key = re.sub(pattern, replacement, key)
+    # The published decoder counts its levels from the last.
+    return re.sub(r"(?<=decoder\.up\.)\d+", lambda level: str(levels - 1 - int(level[0])), key)
+
+
+def _official_vocoder_key(key: str) -> str:
+    return key.replace("upsampler.", "ups.")
+
+
+def _load(
+    network: nn.Module, weights: tp.Mapping[str, Tensor], official_key: tp.Callable[[str], str], path: str | Path
+) -> None:
+    """Copy weights under their published names into the network; every key must be there, fit, and be used."""
+    own = {official_key(name): parameter for name, parameter in network.named_parameters()}
+    problems = [f"{key} is missing" for key in sorted(own.keys() - weights.keys())]
+    problems += [f"{key} is unknown" for key in sorted(weights.keys() - own.keys())]
+    for key in sorted(own.keys() & weights.keys()):
+        if own[key].shape != weights[key].shape:
+            problems.append(f"{key} is {list(weights[key].shape)}, not {list(own[key].shape)}")
+        elif not weights[key].isfinite().all():
+            problems.append(f"{key} is not finite")
+    if problems:
+        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ValueError(f"{path} does not fit the configuration given: {'; '.join(problems[:10])}{more}")
+    with torch.no_grad():
+        for key, parameter in own.items():
+            parameter.copy_(weights[key])
