@@ -1,0 +1,1 @@
+"""The masked diffusion transformer and its parts; torch only, nothing is imported here."""

@@ -1,0 +1,394 @@
+"""Parts of the masked diffusion transformer: positions, attention, blocks, embeddings of timesteps and levels."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .linear import Linear, linear
+
+Rotary = tuple[Tensor, Tensor]  # cosine and sine of the angles, each [N, d/2], or [B, 1, N, d/2] where items differ
+
+
+# ---- positions
+
+
+def sincos_table(dim: int, shape: tuple[int, int], base_size: float, scale: float = 1.0) -> Tensor:
+    """2-D sine-cosine positions as in PixArt: the first half of the channels for the bin, the second for the time.
+
+    Args:
+        dim: width D, a multiple of 4.
+        shape: rows (time) and columns (bins) of tokens (H, W).
+        base_size: both axes are stretched to this length, whatever the number of tokens.
+        scale: positions are divided by it (`lewei_scale` in the published code).
+    Returns:
+        [H * W, D] in float32; computed in float64 from positions in float32, as published.
+    """
+    rows, columns = (torch.arange(n, dtype=torch.float32) / (n / base_size) for n in shape)
+    rows, columns = torch.meshgrid(rows.double() / scale, columns.double() / scale, indexing="ij")  # [H, W] each
+    omega = 10000 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    angles = [position.reshape(-1, 1) * omega for position in (columns, rows)]  # [H * W, D / 4] each
+    return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1).float()
+
+
+def rotary_table(shape: tuple[int, int], head_dim: int, prefix: int, scale: float, device: torch.device) -> Rotary:
+    """Angles of 2-D rotary positions (RoFormer, arXiv 2104.09864): half the channel pairs turn with time.
+
+    Args:
+        shape: rows (time) and columns (bins) of tokens (H, W).
+        head_dim: width of a head d, a multiple of 4.
+        prefix: number of tokens before the grid; they are not rotated.
+        scale: positions are divided by it.
+        device: where the table is wanted.
+    Returns:
+        Cosine and sine, [prefix + H * W, d / 2] each, in float32: first the pairs of time, then those of the bin.
+    """
+    omega = 10000 ** (-torch.arange(head_dim // 4, device=device, dtype=torch.float32) / (head_dim // 4))
+    rows, columns = (torch.arange(n, device=device, dtype=torch.float32)[:, None] / scale * omega for n in shape)
+    grid = (rows.repeat_interleave(shape[1], dim=0), columns.repeat(shape[0], 1))  # [H * W, d / 4] each
+    angles = F.pad(torch.cat(grid, dim=1), (0, 0, prefix, 0))  # [prefix + H * W, d / 2]
+    return angles.cos(), angles.sin()
+
+
+@lru_cache(maxsize=16)
+def cached_rotary_table(*args: Any) -> Rotary:
+    """`rotary_table`, computed once for each set of arguments."""
+    with torch.inference_mode(False):  # a table first made while generating must serve training too
+        return rotary_table(*args)
+
+
+def take_rotary(rotary: Rotary | None, rows: Tensor) -> Rotary | None:
+    """The angles of the tokens `rows` [B, N] of each item, [B, 1, N, d / 2]."""
+    return None if rotary is None else (rotary[0][rows].unsqueeze(1), rotary[1][rows].unsqueeze(1))
+
+
+def rotate(x: Tensor, rotary: Rotary | None) -> Tensor:
+    """Turn queries or keys x [B, heads, N, d] by their positions, in float32; None = no rotation."""
+    if rotary is None:
+        return x
+    cos, sin = rotary
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+def take(x: Tensor, rows: Tensor) -> Tensor:
+    """The tokens `rows` [B, N] of x [B, P, D], as [B, N, D]."""
+    return x.gather(1, rows.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+# ---- attention
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention.
+
+    Args:
+        dim: width D.
+        num_heads: number of heads.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
+
+    def forward(self, x: Tensor, rotary: Rotary | None = None, rows: Tensor | None = None) -> Tensor:
+        """Attend from every token of x [B, N, D], or only from the tokens `rows` [B, M]; returns [B, N or M, D]."""
+        if rows is None:
+            q, k, v = self._heads(self.qkv(x), 3)  # [B, heads, N, d] each
+            query_rotary = rotary
+        else:
+            dim = x.shape[-1]
+            weight, bias = self.qkv.weight, self.qkv.bias
+            (q,) = self._heads(linear(take(x, rows), weight[:dim], bias[:dim]), 1)  # [B, heads, M, d]
+            k, v = self._heads(linear(x, weight[dim:], bias[dim:]), 2)  # [B, heads, N, d] each
+            query_rotary = take_rotary(rotary, rows)
+        out = F.scaled_dot_product_attention(rotate(q, query_rotary), rotate(k, rotary), v)
+        return self.proj(out.transpose(1, 2).flatten(2))  # [B, N or M, D]
+
+    def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        return x.unflatten(-1, (parts, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+class Text(NamedTuple):
+    """A batch of texts: tokens [B, L, D] and mask bool [B, L], True = a token, False = padding; None = no padding."""
+
+    tokens: Tensor
+    mask: Tensor | None
+
+
+class TextKeys(NamedTuple):
+    """What cross-attention needs of the texts: keys, values [B, heads, L, d], mask [B, L]."""
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None
+
+
+class FoldedText(NamedTuple):
+    """Keys and values multiplied with the query's and the output's weights (see `CrossAttention`).
+
+    Attributes:
+        queries: [B, heads * L, D]; their product with a token is its score for each head and word.
+        bias: [B, 1, heads * L], added to the scores.
+        values: [B, heads * L, D]; their sum, weighted with the attention, is the output.
+    """
+
+    queries: Tensor
+    bias: Tensor
+    values: Tensor
+
+
+class CrossAttention(nn.Module):
+    """Attention over the text. Padding is never attended; a text that is all padding contributes exactly zero.
+
+    A text is short, so in float32 the products are taken in another order where that is less work: instead of
+    projecting every audio token to a query (D² multiplications) and its output back (D²), the text's keys and values
+    are multiplied with these two weights (heads * L vectors of width D). In lower precision the rounded scores would
+    be coarser than those of `scaled_dot_product_attention`, which is then used.
+
+    Args:
+        dim: width D.
+        num_heads: number of heads.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_linear = Linear(dim, dim)
+        self.kv_linear = Linear(dim, 2 * dim)
+        self.proj = Linear(dim, dim)
+
+    def project(self, text: Text) -> TextKeys | FoldedText:
+        """Everything that depends on the text alone."""
+        kv = self.kv_linear(text.tokens).unflatten(-1, (2, self.num_heads, -1))  # [B, L, 2, heads, d]
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, L, d] each
+        words, dim = text.tokens.shape[1:]
+        if k.dtype == torch.float32 and self.num_heads * words < dim + words:
+            return self._fold(k, v, text.mask)
+        return TextKeys(k, v, text.mask)
+
+    def _fold(self, k: Tensor, v: Tensor, mask: Tensor | None) -> FoldedText:
+        heads, d = k.shape[1], k.shape[3]
+        k = k * d**-0.5
+        queries = k @ self.q_linear.weight.unflatten(0, (heads, d))  # [B, heads, L, D]
+        bias = k @ self.q_linear.bias.view(heads, d, 1)  # [B, heads, L, 1]
+        values = v @ self.proj.weight.t().unflatten(0, (heads, d))  # [B, heads, L, D]
+        # A head's weights sum to one: the output's bias can ride on the values of any one head.
+        values = values + F.pad(self.proj.bias.view(1, 1, 1, -1), (0, 0, 0, 0, 0, heads - 1))
+        if mask is not None:
+            keep = mask[:, None, :, None]
+            bias, values = bias.masked_fill(~keep, _never(bias.dtype)), values * keep
+        return FoldedText(queries.flatten(1, 2), bias.flatten(1).unsqueeze(1), values.flatten(1, 2))
+
+    def forward(self, x: Tensor, text: Text | TextKeys | FoldedText) -> Tensor:
+        """Add what the text says to the tokens x [B, N, D]; returns [B, N, D]."""
+        text = self.project(text) if isinstance(text, Text) else text
+        if isinstance(text, TextKeys):
+            return self._attend(x, text)
+        scores = torch.baddbmm(text.bias, x, text.queries.transpose(1, 2))  # [B, N, heads * L]
+        weights = scores.unflatten(-1, (self.num_heads, -1)).softmax(-1).flatten(2)  # [B, N, heads * L]
+        return torch.baddbmm(x, weights, text.values)  # [B, N, D]
+
+    def _attend(self, x: Tensor, text: TextKeys) -> Tensor:
+        q = self.q_linear(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N, d]
+        if text.mask is None:
+            out = F.scaled_dot_product_attention(q, text.keys, text.values)  # [B, heads, N, d]
+            return x + self.proj(out.transpose(1, 2).flatten(2))  # [B, N, D]
+        bias = torch.zeros_like(text.mask, dtype=q.dtype).masked_fill(~text.mask, _never(q.dtype))[:, None, None]
+        out = F.scaled_dot_product_attention(q, text.keys, text.values, attn_mask=bias)  # [B, heads, N, d]
+        present = text.mask.any(dim=1)[:, None, None]  # [B, 1, 1]
+        return x + self.proj(out.transpose(1, 2).flatten(2)) * present  # [B, N, D]
+
+
+def _never(dtype: torch.dtype) -> float:
+    # Not -inf: a softmax over padding alone must stay finite, forwards and backwards.
+    return torch.finfo(dtype).min / 2
+
+
+# ---- blocks
+
+
+class Mlp(nn.Module):
+    """Two layers with a GELU (tanh approximation) between them.
+
+    Args:
+        dim: width D.
+        hidden: width between the layers.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to x [..., D]."""
+        return self.fc2(self.fc1(x, gelu=True))
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer without biases (Shazeer, arXiv 2002.05202), with about the parameters of an `Mlp`.
+
+    Args:
+        dim: width D.
+        hidden: width that an `Mlp` would have between its layers; two thirds, rounded up to a multiple of 8, are used.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        hidden = 8 * math.ceil(2 * hidden / 3 / 8)
+        self.gate_up = Linear(dim, 2 * hidden, bias=False)
+        self.down = Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to x [..., D]."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+FEED_FORWARD: dict[str, type[Mlp] | type[SwiGLU]] = {"gelu": Mlp, "swiglu": SwiGLU}
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm without weights of x [B, N, D], scaled and shifted by [B, 1, D] (DiT, arXiv 2212.09748)."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention over the text, feed-forward; adaLN-single (PixArt-α, arXiv 2310.00426).
+
+    Args:
+        dim: width D.
+        num_heads: number of heads.
+        ffn_ratio: width of the feed-forward layer over D.
+        ffn: a name in `FEED_FORWARD`.
+        skip: whether the block takes a skip connection.
+    """
+
+    def __init__(self, dim: int, num_heads: int, ffn_ratio: float, ffn: str, skip: bool = False) -> None:
+        super().__init__()
+        self.attn = SelfAttention(dim, num_heads)
+        self.cross_attn = CrossAttention(dim, num_heads)
+        self.mlp = FEED_FORWARD[ffn](dim, int(dim * ffn_ratio))
+        self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
+        self.skip_linear = Linear(2 * dim, dim) if skip else None
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        text: Text | TextKeys | FoldedText | None = None,
+        skip: Tensor | None = None,
+        rotary: Rotary | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Apply the block.
+
+        Args:
+            x: tokens [B, N, D].
+            modulation: [B, 6, D].
+            text: None = no cross-attention.
+            skip: tokens [B, N, D] for a block with a skip connection.
+            rotary: angles of the tokens' positions, None = no rotation.
+            rows: tokens [B, M] to compute, None = all; the others are only attended to.
+        Returns:
+            [B, N or M, D].
+        """
+        if self.skip_linear is not None:
+            if skip is None:
+                raise ValueError("this block has a skip connection: it needs skip")
+            x = self.skip_linear(torch.cat([x, skip], dim=-1))  # [B, N, D]
+        table = (self.scale_shift_table + modulation).unsqueeze(2)  # [B, 6, 1, D]
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = table.unbind(1)
+        attended = self.attn(modulate(x, shift_attn, scale_attn), rotary, rows)  # [B, N or M, D]
+        x = torch.addcmul(x if rows is None else take(x, rows), gate_attn, attended)
+        if text is not None:
+            x = self.cross_attn(x, text)
+        return torch.addcmul(x, gate_mlp, self.mlp(modulate(x, shift_mlp, scale_mlp)))
+
+
+class FinalLayer(nn.Module):
+    """Modulated norm and projection to the values of a patch.
+
+    Args:
+        dim: width D.
+        out: values per token.
+    """
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__()
+        self.linear = Linear(dim, out)
+        self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Tokens [B, N, D] and embedded timesteps [B, D] to values [B, N, out]."""
+        shift, scale = (self.scale_shift_table + time.unsqueeze(1)).unsqueeze(2).unbind(1)  # [B, 1, D] each
+        return self.linear(modulate(x, shift, scale))
+
+
+# ---- conditions
+
+
+class TimestepEmbedding(nn.Module):
+    """Sinusoidal features of a timestep (DDPM, arXiv 2006.11239) through two layers.
+
+    Args:
+        dim: width D.
+        features: number of sinusoidal features.
+    """
+
+    def __init__(self, dim: int, features: int = 256) -> None:
+        super().__init__()
+        self.features = features
+        self.mlp = nn.Sequential(nn.Linear(features, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Embed timesteps t [B], which may be fractional, as [B, D]."""
+        half = self.features // 2
+        steps = torch.arange(half, dtype=torch.float32, device=t.device)
+        angles = t.float().unsqueeze(1) * torch.exp(-math.log(10000) * steps / half)  # [B, features / 2]
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1).to(next(self.parameters()).dtype))
+
+
+class LevelEmbedding(nn.Embedding):
+    """Embeddings of the quality levels 1…num_levels; between two integers they are interpolated linearly.
+
+    A level outside the range is a ValueError where the tensor lies on the CPU. Reading it elsewhere would make the host
+    wait, so there (and under torch.compile) it is clamped: above to the highest level, below 1 or NaN to unknown, or to
+    level 1 where there is no row for unknown.
+
+    Args:
+        num_levels: number of levels.
+        dim: width D.
+        unknown: whether level 0, "unknown", has a row of its own, the first.
+    """
+
+    def __init__(self, num_levels: int, dim: int, unknown: bool) -> None:
+        super().__init__(num_levels + unknown, dim)
+        self.num_levels, self.unknown = num_levels, unknown
+
+    def forward(self, levels: Tensor) -> Tensor:
+        """Embed levels of any shape [...] as [..., D]."""
+        self._check(levels)
+        lowest = 0 if self.unknown else 1
+        row = torch.where(levels >= 1, levels.clamp(max=self.num_levels), lowest) - (1 - int(self.unknown))
+        if not levels.is_floating_point():
+            return super().forward(row.long())
+        lower, upper = super().forward(row.floor().long()), super().forward(row.ceil().long())
+        return torch.lerp(lower, upper, row.frac().unsqueeze(-1).to(lower.dtype))
+
+    def _check(self, levels: Tensor) -> None:
+        if levels.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        known = (levels >= 1) & (levels <= self.num_levels)
+        if not bool((known | (levels == 0) if self.unknown else known).all()):
+            unknown = " or 0 (unknown)" if self.unknown else " (this model has no row for unknown, 0)"
+            got = levels.flatten().tolist()[:8]
+            raise ValueError(f"quality levels must be 1 to {self.num_levels}{unknown}, got {got}")

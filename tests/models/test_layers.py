@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from audiocraft_qamdt.models.layers import (
+    Block,
+    CrossAttention,
+    FinalLayer,
+    FoldedText,
+    LevelEmbedding,
+    Mlp,
+    SelfAttention,
+    SwiGLU,
+    Text,
+    TextKeys,
+    TimestepEmbedding,
+    cached_rotary_table,
+    rotary_table,
+    rotate,
+    sincos_table,
+    take,
+    take_rotary,
+)
+
+CPU = torch.device("cpu")
+DIM, HEADS = 24, 3
+
+
+def normal(*shape: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=generator)
+
+
+# ---- positions
+
+
+def test_sincos_halves_tell_the_bin_and_the_time():
+    table = sincos_table(16, (5, 3), base_size=10).view(5, 3, 16)
+    assert torch.equal(table[0, :, :8], table[4, :, :8])  # first half: the bin alone
+    assert torch.equal(table[:, 0, 8:], table[:, 2, 8:])  # second half: the time alone
+    assert table.flatten(0, 1).unique(dim=0).shape[0] == 15
+
+
+def test_sincos_stretches_axes_to_the_base_size_and_divides_by_the_scale():
+    rows = sincos_table(16, (4, 2), base_size=8)[::2, 8:]  # time parts at columns 0
+    angles = torch.arange(4) * 8 / 4
+    omega = 10000 ** (-torch.arange(4) / 4)
+    torch.testing.assert_close(rows[:, :4], (angles[:, None] * omega).sin())
+    torch.testing.assert_close(rows[:, 4:], (angles[:, None] * omega).cos())
+    torch.testing.assert_close(sincos_table(16, (4, 2), 8, scale=2.0), sincos_table(16, (4, 2), 4))
+
+
+@pytest.mark.parametrize("offset", [(3, 0), (0, 2), (4, 1)])
+def test_rotated_logits_depend_on_the_distance_alone(offset, generator):
+    rows, columns, head_dim = 9, 4, 16
+    rotary = rotary_table((rows, columns), head_dim, 0, 1.0, CPU)
+    q = normal(1, 1, 1, head_dim, generator=generator).expand(-1, -1, rows * columns, -1)
+    k = normal(1, 1, 1, head_dim, generator=generator).expand(-1, -1, rows * columns, -1)
+    logits = (rotate(q, rotary) @ rotate(k, rotary).mT).view(rows, columns, rows, columns)
+    dt, df = offset
+    near, far = logits[: rows - dt, : columns - df, : rows - dt, : columns - df], logits[dt:, df:, dt:, df:]
+    torch.testing.assert_close(far, near, atol=1e-4, rtol=1e-4)
+    assert (logits[0, 0] - logits[0, 0, 0, 0]).abs().max() > 0.1  # and they do depend on it
+
+
+def test_prefix_tokens_are_not_rotated(generator):
+    rotary = rotary_table((3, 2), 8, 2, 1.0, CPU)
+    x = normal(1, 2, 8, 8, generator=generator)
+    turned = rotate(x, rotary)
+    assert torch.equal(turned[:, :, :3], x[:, :, :3])  # the prefix, and the grid's origin
+    assert not torch.allclose(turned[:, :, 3:], x[:, :, 3:])
+    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
+
+
+def test_the_rotary_table_of_a_subset_is_a_subset_of_the_table(generator):
+    rotary = rotary_table((4, 3), 8, 1, 1.0, CPU)
+    rows = torch.tensor([[0, 2, 5], [0, 7, 12]])
+    x = normal(2, 2, 13, 8, generator=generator)
+    subset = torch.stack([x[i][:, rows[i]] for i in range(2)])
+    expected = torch.stack([rotate(x, rotary)[i][:, rows[i]] for i in range(2)])
+    torch.testing.assert_close(rotate(subset, take_rotary(rotary, rows)), expected)
+
+
+def test_a_table_made_while_generating_serves_training():
+    with torch.inference_mode():
+        cached_rotary_table((5, 2), 8, 0, 1.0, CPU)
+    cos, sin = cached_rotary_table((5, 2), 8, 0, 1.0, CPU)
+    assert not cos.is_inference()
+    assert cached_rotary_table((5, 2), 8, 0, 1.0, CPU)[0] is cos
+
+
+# ---- attention
+
+
+@pytest.mark.parametrize("with_rotary", [False, True])
+def test_attention_from_some_tokens_is_a_part_of_attention_from_all(with_rotary, generator):
+    attention = SelfAttention(DIM, HEADS)
+    x, rows = normal(2, 7, DIM, generator=generator), torch.tensor([[0, 3, 6], [1, 2, 4]])
+    rotary = rotary_table((7, 1), DIM // HEADS, 0, 1.0, CPU) if with_rotary else None
+    torch.testing.assert_close(attention(x, rotary, rows), take(attention(x, rotary), rows))
+
+
+def test_self_attention_is_softmax_attention(generator):
+    attention = SelfAttention(DIM, HEADS)
+    x = normal(2, 5, DIM, generator=generator)
+    q, k, v = attention.qkv(x).view(2, 5, 3, HEADS, -1).unbind(2)
+    weights = (torch.einsum("bnhd,bmhd->bhnm", q, k) / (DIM // HEADS) ** 0.5).softmax(-1)
+    expected = attention.proj(torch.einsum("bhnm,bmhd->bnhd", weights, v).flatten(2))
+    torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def cross_attention(words: int, generator: torch.Generator) -> tuple[CrossAttention, torch.Tensor, torch.Tensor]:
+    """Cross-attention with every weight and bias drawn, tokens, and text tokens."""
+    attention = CrossAttention(DIM, HEADS)
+    with torch.no_grad():
+        for parameter in attention.parameters():
+            parameter.copy_(normal(*parameter.shape, generator=generator) / DIM**0.5)
+    return attention, normal(3, 6, DIM, generator=generator), normal(3, words, DIM, generator=generator)
+
+
+# Few words are folded into the weights, many go through scaled_dot_product_attention.
+PATHS = [(4, FoldedText), (13, TextKeys)]
+
+
+@pytest.mark.parametrize("words, kind", PATHS)
+def test_both_orders_of_the_products_are_softmax_attention_over_the_words(words, kind, generator):
+    attention, x, tokens = cross_attention(words, generator)
+    lengths = torch.tensor([words, 2, 1])
+    mask = torch.arange(words) < lengths[:, None]
+    text = attention.project(Text(tokens, mask))
+    assert isinstance(text, kind)
+    for i in range(3):
+        q = attention.q_linear(x[i]).view(6, HEADS, -1)
+        k, v = attention.kv_linear(tokens[i, : lengths[i]]).view(lengths[i], 2, HEADS, -1).unbind(1)
+        weights = (torch.einsum("nhd,lhd->hnl", q, k) / (DIM // HEADS) ** 0.5).softmax(-1)
+        expected = x[i] + attention.proj(torch.einsum("hnl,lhd->nhd", weights, v).flatten(1))
+        torch.testing.assert_close(attention(x, text)[i], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("words, kind", PATHS)
+def test_projecting_before_is_projecting_inside(words, kind, generator):
+    attention, x, tokens = cross_attention(words, generator)
+    text = Text(tokens, None)
+    assert isinstance(attention.project(text), kind)
+    torch.testing.assert_close(attention(x, attention.project(text)), attention(x, text))
+    full = torch.ones(3, words, dtype=torch.bool)
+    torch.testing.assert_close(attention(x, Text(tokens, full)), attention(x, text), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("words, kind", PATHS)
+def test_padding_is_never_attended_and_gets_no_gradient(words, kind, generator):
+    attention, x, tokens = cross_attention(words, generator)
+    mask = torch.ones(3, words, dtype=torch.bool)
+    mask[:, -2:] = False
+    expected = attention(x, Text(tokens, mask))
+    other = tokens.clone()
+    other[:, -2:] = 1e4
+    other.requires_grad_()
+    actual = attention(x, Text(other, mask))
+    assert torch.equal(actual, expected)
+    actual.square().sum().backward()
+    assert other.grad is not None and not other.grad[:, -2:].any() and other.grad[:, :-2].any()
+
+
+@pytest.mark.parametrize("words, kind", PATHS)
+def test_a_text_that_is_all_padding_adds_exactly_zero_with_finite_gradients(words, kind, generator):
+    attention, x, tokens = cross_attention(words, generator)
+    x.requires_grad_()
+    mask = torch.ones(3, words, dtype=torch.bool)
+    mask[1] = False
+    out = attention(x, Text(tokens, mask))
+    assert torch.equal(out[1], x[1]) and not torch.equal(out[0], x[0])
+    out.square().sum().backward()
+    for leaf in (x, *attention.parameters()):
+        assert leaf.grad is not None and leaf.grad.isfinite().all()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad[1], 2 * x.detach()[1])
+
+
+def test_low_precision_keeps_the_scores_in_the_fused_kernel(generator):
+    attention, x, tokens = cross_attention(4, generator)
+    expected = attention(x, Text(tokens, None))
+    low = attention.bfloat16()
+    text = low.project(Text(tokens.bfloat16(), torch.ones(3, 4, dtype=torch.bool)))
+    assert isinstance(text, TextKeys)
+    torch.testing.assert_close(low(x.bfloat16(), text).float(), expected, atol=0.1, rtol=0.05)
+
+
+# ---- blocks
+
+
+@pytest.mark.parametrize("ffn", ["gelu", "swiglu"])
+def test_a_block_that_computes_some_tokens_gives_what_it_gives_for_all(ffn, generator):
+    block = Block(DIM, HEADS, 4.0, ffn)
+    x, modulation = normal(2, 7, DIM, generator=generator), normal(2, 6, DIM, generator=generator)
+    text = Text(normal(2, 3, DIM, generator=generator), None)
+    rows = torch.tensor([[0, 3, 6], [1, 2, 4]])
+    some = block(x, modulation, text, rows=rows)
+    torch.testing.assert_close(some, take(block(x, modulation, text), rows), atol=1e-5, rtol=1e-5)
+
+
+def test_a_block_with_closed_gates_and_no_text_is_the_identity(generator):
+    block = Block(DIM, HEADS, 4.0, "gelu")
+    x, modulation = normal(2, 5, DIM, generator=generator), normal(2, 6, DIM, generator=generator)
+    modulation[:, [2, 5]] = -block.scale_shift_table[[2, 5]].detach()
+    assert torch.equal(block(x, modulation), x)
+
+
+def test_a_block_with_a_skip_connection_needs_it(generator):
+    block = Block(DIM, HEADS, 4.0, "gelu", skip=True)
+    with pytest.raises(ValueError, match="skip"):
+        block(normal(1, 3, DIM, generator=generator), torch.zeros(1, 6, DIM))
+
+
+def test_swiglu_is_gated_and_about_as_large_as_an_mlp(generator):
+    swiglu, mlp = SwiGLU(48, 192), Mlp(48, 192)
+    x = normal(2, 48, generator=generator)
+    gate, up = swiglu.gate_up.weight.chunk(2)
+    expected = (F.silu(x @ gate.t()) * (x @ up.t())) @ swiglu.down.weight.t()
+    torch.testing.assert_close(swiglu(x), expected, atol=1e-6, rtol=1e-5)
+    sizes = [sum(p.numel() for p in layer.parameters()) for layer in (swiglu, mlp)]
+    assert abs(sizes[0] / sizes[1] - 1) < 0.02
+
+
+def test_the_final_layer_modulates_with_the_time(generator):
+    final = FinalLayer(DIM, 5)
+    x, time = normal(2, 4, DIM, generator=generator), normal(2, DIM, generator=generator)
+    shift, scale = final.scale_shift_table[0] + time, final.scale_shift_table[1] + time
+    expected = final.linear(F.layer_norm(x, (DIM,), eps=1e-6) * (1 + scale[:, None]) + shift[:, None])
+    torch.testing.assert_close(final(x, time), expected, atol=1e-6, rtol=1e-5)
+
+
+# ---- conditions
+
+
+def test_timesteps_may_be_integers_or_fractions(generator):
+    embed = TimestepEmbedding(DIM)
+    assert torch.equal(embed(torch.tensor([3, 999])), embed(torch.tensor([3.0, 999.0])))
+    near = embed(torch.tensor([500.0, 500.001, 700.0]))
+    assert (near[0] - near[1]).norm() < 0.01 * (near[0] - near[2]).norm()
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+def test_levels_are_rows_and_fractions_lie_between(unknown, generator):
+    embed = LevelEmbedding(5, DIM, unknown)
+    assert embed.weight.shape == (5 + unknown, DIM)
+    levels = torch.tensor([[1, 5], [3, 2]])
+    assert torch.equal(embed(levels), embed.weight[levels - (0 if unknown else 1)])
+    assert torch.equal(embed(levels.float()), embed(levels))
+    between = embed(torch.tensor(2.25))
+    torch.testing.assert_close(between, 0.75 * embed(torch.tensor(2)) + 0.25 * embed(torch.tensor(3)))
+
+
+def test_unknown_has_a_row_of_its_own_or_is_refused():
+    embed = LevelEmbedding(5, DIM, unknown=True)
+    for zero in (torch.tensor([0, 3]), torch.tensor([0.0, 3.0])):
+        assert torch.equal(embed(zero), embed.weight[[0, 3]])
+    with pytest.raises(ValueError, match="no row for unknown"):
+        LevelEmbedding(5, DIM, unknown=False)(torch.tensor([0, 3]))
+
+
+@pytest.mark.parametrize("level", [0.5, 5.5, -1.0, float("nan")])
+@pytest.mark.parametrize("unknown", [False, True])
+def test_levels_out_of_range_are_refused_on_the_cpu(level, unknown):
+    embed = LevelEmbedding(5, DIM, unknown)
+    with pytest.raises(ValueError, match="quality levels must be 1 to 5"):
+        embed(torch.tensor([3.0, level]))
+
+
+def test_where_levels_cannot_be_read_they_are_clamped(monkeypatch):
+    monkeypatch.setattr(LevelEmbedding, "_check", lambda *_: None)  # as on a GPU
+    levels = torch.tensor([-1.0, 0.0, 0.5, 7.0, float("nan")])
+    with_unknown, without = LevelEmbedding(5, DIM, True), LevelEmbedding(5, DIM, False)
+    assert torch.equal(with_unknown(levels), with_unknown.weight[[0, 0, 0, 5, 0]])
+    assert torch.equal(without(levels), without.weight[[0, 0, 0, 4, 0]])
+
+
+def test_the_gradient_of_a_fraction_goes_to_both_levels():
+    embed = LevelEmbedding(5, DIM, unknown=True)
+    embed(torch.tensor([2.25])).sum().backward()
+    assert embed.weight.grad is not None
+    torch.testing.assert_close(embed.weight.grad[:, 0], torch.tensor([0, 0, 0.75, 0.25, 0, 0]))
