@@ -1,0 +1,141 @@
+"""AudioCraft's `MusicDataset` with the quality of the segment that was cut."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import typing as tp
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+
+from ..compat import prepare
+from ..quality.attributes import QUALITY, quality_attributes
+from .manifest import Quality, find_manifest, read_quality
+
+prepare()
+
+from audiocraft.data.audio_dataset import AudioMeta  # noqa: E402
+from audiocraft.data.music_dataset import MusicDataset, MusicInfo  # noqa: E402
+from audiocraft.modules.conditioners import ConditioningAttributes  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+CURVE_RATE = 25.0
+"""p-MOS values per second of the curve along a segment: the published latent frame rate."""
+
+_GRACE = 20
+"""Files tried before the share of failures says anything."""
+
+
+@dataclass
+class QualityMusicInfo(MusicInfo):
+    """Segment info with the p-MOS of the segment, along it, and of its track; None = unknown."""
+
+    pmos: float | None = None
+    pmos_curve: tuple[float, ...] | None = None  # not a list: AudioCraft joins lists to text
+    pmos_track: float | None = None
+
+    def to_condition_attributes(self) -> ConditioningAttributes:
+        attributes = super().to_condition_attributes()
+        for field in ("pmos", "pmos_curve", "pmos_track"):
+            del attributes.text[field]
+        attributes.text.update(quality_attributes(self.pmos, list(self.pmos_curve or ()), self.pmos_track))
+        return attributes
+
+
+class QualityMusicDataset(MusicDataset):
+    """`MusicDataset` that returns `QualityMusicInfo`, and stops when most files cannot be read.
+
+    Sampling, retries and collation are AudioCraft's. Sidecars need not hold every music field.
+
+    Args:
+        info_fields_required: as in `MusicDataset`, but False by default.
+        kwargs: of `MusicDataset`.
+    Raises:
+        RuntimeError: while reading, when more than half of the files tried have failed.
+    """
+
+    def __init__(self, *args: tp.Any, info_fields_required: bool = False, **kwargs: tp.Any) -> None:
+        super().__init__(*args, info_fields_required=info_fields_required, **kwargs)
+        self._tried = 0
+        self._read = 0
+        self._last_tried = ""
+        self._predictor: str | None = None
+        if self.segment_duration is not None:
+            short = sum(meta.duration < self.segment_duration for meta in self.meta)
+            if short:
+                logger.warning(
+                    "%d of %d tracks are shorter than dataset.segment_duration=%.2f s: they are padded with silence",
+                    short,
+                    len(self.meta),
+                    self.segment_duration,
+                )
+
+    @classmethod
+    def from_meta(cls, root: str | Path, **kwargs: tp.Any) -> QualityMusicDataset:
+        return super().from_meta(find_manifest(root), **kwargs)
+
+    def sample_file(self, index: int, rng: torch.Generator) -> AudioMeta:
+        if self._tried >= _GRACE and self._most_fail():
+            raise self._unreadable()
+        self._tried += 1
+        meta = super().sample_file(index, rng)
+        self._last_tried = meta.path
+        return meta
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, QualityMusicInfo]:
+        if self.segment_duration is None:  # whole tracks: AudioCraft does not call sample_file
+            self._tried, self._last_tried = self._tried + 1, self.meta[index].path
+        try:
+            wav, info = super().__getitem__(index)
+        except (json.JSONDecodeError, KeyError) as error:  # the second: dataset.info_fields_required
+            sidecar = Path(self._last_tried).with_suffix(".json")
+            raise ValueError(f"{sidecar}: not valid music metadata: {error}") from error
+        except Exception as error:  # whatever the decoder raised, after AudioCraft's last retry
+            raise self._unreadable() from error
+        self._read += 1
+        return wav, self._with_quality(info)
+
+    def _most_fail(self) -> bool:
+        return self._tried - self._read > self._tried / 2
+
+    def _unreadable(self) -> RuntimeError:
+        return RuntimeError(
+            f"{self._tried - self._read} of {self._tried} audio files could not be read, last "
+            f"{self._last_tried}: check the manifest (`qamdt manifest` lists unreadable files)"
+        )
+
+    def _with_quality(self, info: MusicInfo) -> QualityMusicInfo:
+        known = {field.name: getattr(info, field.name) for field in fields(info)}
+        quality = self._quality(info.meta.path)
+        if quality is None:
+            return QualityMusicInfo(**known)
+        start = info.seek_time
+        heard, padded = (start + frames / info.sample_rate for frames in (info.n_frames, info.total_frames))
+        return QualityMusicInfo(
+            **known,
+            pmos=quality.pmos_between(start, heard),
+            pmos_track=quality.pmos,
+            pmos_curve=tuple(quality.curve(start, padded, CURVE_RATE)) if quality.frames else None,
+        )
+
+    def _quality(self, path: str) -> Quality | None:
+        quality = _cached_quality(path)
+        if quality is None:
+            return None
+        name = f"{quality.predictor} {quality.version}"
+        self._predictor = self._predictor or name
+        if name != self._predictor:
+            raise ValueError(
+                f"{Path(path).with_suffix('.json')}: {QUALITY} is by {name}, but other tracks of the data set "
+                f"were scored by {self._predictor}: annotate all of them with one predictor"
+            )
+        return quality
+
+
+@functools.lru_cache(maxsize=65536)
+def _cached_quality(path: str) -> Quality | None:
+    return read_quality(path)

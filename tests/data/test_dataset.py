@@ -1,0 +1,148 @@
+"""AudioCraft's dataset with quality: what belongs together arrives together, and files that fail are handled."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from audiocraft_qamdt.data import dataset as module
+from audiocraft_qamdt.data.dataset import CURVE_RATE, QualityMusicDataset
+from audiocraft_qamdt.data.manifest import build_manifest
+
+from ..audio_folder import make_folder, write_track
+
+
+@pytest.fixture(autouse=True)
+def _fresh_cache():
+    module._cached_quality.cache_clear()
+
+
+def build(folder, **kwargs):
+    options = {"segment_duration": 1.0, "sample_rate": 16000, "channels": 1, "num_samples": 32, "shuffle": True}
+    return QualityMusicDataset.from_meta(folder, **{**options, **kwargs})
+
+
+def test_audio_description_and_quality_belong_together(tmp_path):
+    dataset = build(make_folder(tmp_path, tracks=5))
+    dataset.start_epoch(3)
+    for index in range(len(dataset)):
+        wav, info = dataset[index]
+        track = int(info.description.split()[-1])
+        assert info.pmos == pytest.approx(3.0 + 0.2 * track)
+        spectrum = torch.fft.rfft(wav[0] * torch.hann_window(wav.shape[-1])).abs()
+        assert spectrum.argmax().item() == pytest.approx(110 * 2 ** (track / 12), rel=0.03) or (
+            spectrum[int(110 * 2 ** (track / 12))] > 0.3 * spectrum.max()
+        )
+
+
+def test_the_curve_follows_the_cut(tmp_path):
+    """p-MOS rises by one per second: a segment cut at s has the values s + 1 … of the track."""
+    write_track(tmp_path / "rise.wav", 0, 4.0, 16000, 2.5, frames=[1.0, 2.0, 3.0, 4.0])
+    build_manifest(tmp_path)
+    dataset = build(tmp_path, segment_duration=1.5)
+    dataset.start_epoch(1)
+    starts = set()
+    for index in range(16):
+        _, info = dataset[index]
+        starts.add(round(info.seek_time, 2))
+        times = info.seek_time + (np.arange(len(info.pmos_curve)) + 0.5) / CURVE_RATE
+        expected = np.interp(times, [0.5, 1.5, 2.5, 3.5], [1.0, 2.0, 3.0, 4.0])
+        assert list(info.pmos_curve) == pytest.approx(expected.tolist(), abs=0.02)
+        assert info.pmos_track == 2.5
+    assert len(starts) > 10
+
+
+def test_items_repeat_with_epoch_and_index_and_differ_between_epochs(tmp_path):
+    dataset = build(make_folder(tmp_path))
+    drawn = []
+    for epoch in (1, 1, 2):
+        dataset.start_epoch(epoch)
+        drawn.append([(info.meta.path, info.seek_time) for _, info in (dataset[index] for index in range(8))])
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_tracks_without_sidecar_or_score_are_unknown(tmp_path):
+    make_folder(tmp_path, quality=False)
+    (tmp_path / "track0.json").unlink()
+    build_manifest(tmp_path)
+    dataset = build(tmp_path)
+    dataset.start_epoch(1)
+    infos = [dataset[index][1] for index in range(20)]
+    assert all(info.pmos is None and info.pmos_curve is None for info in infos)
+    assert {info.description is None for info in infos} == {True, False}
+    assert all(info.to_condition_attributes().text["quality_clip"] is None for info in infos)
+
+
+def test_two_predictors_in_one_data_set_are_an_error(tmp_path):
+    make_folder(tmp_path, tracks=2)
+    sidecar = tmp_path / "track1.json"
+    content = json.loads(sidecar.read_text())
+    content["quality"]["predictor"] = "other"
+    sidecar.write_text(json.dumps(content))
+    dataset = build(tmp_path)
+    dataset.start_epoch(1)
+    with pytest.raises(ValueError, match=r"track\d.json: quality is by .*annotate all of them with one predictor"):
+        [dataset[index] for index in range(20)]
+
+
+@pytest.mark.parametrize("pmos", [float("nan"), 0.5, 7.0, "high"])
+def test_bad_scores_are_refused_by_name(tmp_path, pmos):
+    make_folder(tmp_path, tracks=1)
+    content = json.loads((tmp_path / "track0.json").read_text())
+    content["quality"]["pmos"] = pmos
+    (tmp_path / "track0.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="track0.json.*pmos"):
+        build(tmp_path)[0]
+
+
+def test_corrupt_sidecar_is_named(tmp_path):
+    make_folder(tmp_path, tracks=1)
+    (tmp_path / "track0.json").write_text('{"description": ')
+    with pytest.raises(ValueError, match="track0.json: not valid music metadata"):
+        build(tmp_path)[0]
+
+
+def test_a_corrupt_file_is_skipped_with_its_name(tmp_path, caplog):
+    make_folder(tmp_path, tracks=6)
+    (tmp_path / "track2.wav").write_bytes(b"RIFF not audio")
+    dataset = build(tmp_path, num_samples=40)
+    dataset.start_epoch(1)
+    with caplog.at_level(logging.WARNING):
+        tracks = {dataset[index][1].meta.path for index in range(40)}
+    assert len(tracks) == 5 and "track2.wav" in caplog.text
+
+
+def test_a_data_set_where_most_files_fail_stops(tmp_path):
+    make_folder(tmp_path, tracks=6)
+    for index in range(5):
+        (tmp_path / f"track{index}.wav").write_bytes(b"RIFF not audio")
+    dataset = build(tmp_path, num_samples=100)
+    dataset.start_epoch(1)
+    with pytest.raises(RuntimeError, match=r"\d+ of \d+ audio files could not be read, last .*track\d.wav"):
+        [dataset[index] for index in range(100)]
+
+
+def test_short_tracks_are_padded_and_reported(tmp_path, caplog):
+    make_folder(tmp_path, tracks=3, duration=1.2)
+    with caplog.at_level(logging.WARNING):
+        dataset = build(tmp_path, segment_duration=2.0)
+    assert "3 of 3 tracks are shorter than dataset.segment_duration=2.00 s" in caplog.text
+    dataset.start_epoch(1)
+    wav, info = dataset[0]
+    assert wav.shape[-1] == info.total_frames == 32000 and info.n_frames < 32000
+    assert wav[:, info.n_frames :].abs().max() == 0
+
+
+def test_collation_keeps_the_infos(tmp_path):
+    dataset = build(make_folder(tmp_path))
+    dataset.start_epoch(1)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=4, num_workers=2, collate_fn=dataset.collater)
+    wav, infos = next(iter(loader))
+    assert wav.shape == (4, 1, 16000)
+    for info, item in zip(infos, wav, strict=True):
+        assert info.pmos == pytest.approx(3.0 + 0.2 * int(info.description.split()[-1]))
+        assert torch.equal(info.self_wav.wav[0], item)
