@@ -1,14 +1,20 @@
 """Keyed randomness: the same key draws the same, any other key differs, and an item does not depend on its batch."""
+
 import torch
 
 from audiocraft_qamdt.randomness import keyed_generator, keyed_seed, noise_like_items, seed_libraries
 
 
 def test_every_part_of_the_key_counts():
-    seeds = {keyed_seed(seed, rank, step, use) for seed in (0, 1) for rank in (0, 1) for step in range(50)
-             for use in ("noise", "dropout")}
+    seeds = {
+        keyed_seed(seed, rank, step, use)
+        for seed in (0, 1)
+        for rank in (0, 1)
+        for step in range(50)
+        for use in ("noise", "dropout")
+    }
     assert len(seeds) == 2 * 2 * 50 * 2
-    assert all(0 <= seed < 2 ** 63 for seed in seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
     assert keyed_seed(1, 11) != keyed_seed(11, 1)
 
 

@@ -1,0 +1,242 @@
+"""From the config to objects. Tables of names are open to registration: `CODECS["mine"] = build_mine`."""
+
+from __future__ import annotations
+
+import logging
+import typing as tp
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import torch
+from omegaconf import DictConfig, open_dict
+
+from .compat import prepare
+from .conditioners import ModelFuser, QualityConditioner, T5StatesConditioner, WordsConditioner
+from .data.dataset import QualityMusicDataset
+from .data.manifest import read_manifest
+from .diffusion.guidance import Guidance
+from .diffusion.objective import DiffusionObjective, NoiseSchedule
+from .latents.codec import LatentCodec
+from .model import QAMDTModel
+from .models.mdt import MaskedDiffusionTransformer
+from .quality.levels import LevelRule, QualityStatistics, level_rule
+
+prepare()
+
+from audiocraft.data import music_dataset  # noqa: E402
+from audiocraft.models import builders as audiocraft_builders  # noqa: E402
+from audiocraft.modules.conditioners import BaseConditioner, ConditioningProvider  # noqa: E402
+from audiocraft.solvers import builders as audiocraft_solver_builders  # noqa: E402
+from audiocraft.utils.utils import dict_from_config, get_dataset_from_loader  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "valid", "evaluate", "generate")
+_audiocraft_conditioner_provider = audiocraft_builders.get_conditioner_provider
+
+
+class MissingWeights(RuntimeError):
+    """Pretrained weights that a recipe needs could not be had; the message says which, why, and what needs none."""
+
+
+@contextmanager
+def _weights(what: str, key: str) -> tp.Iterator[None]:
+    try:
+        yield
+    except ValueError:  # a setting that does not fit, not weights that are missing
+        raise
+    except Exception as error:  # whatever the hub, the file system or the library raises, the user needs one message
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise MissingWeights(
+            f"{what} could not be loaded: {reason}\nSet {key} to a local copy, or run "
+            "`dora run solver=qamdt/playground`, which needs no weights and no network."
+        ) from error
+
+
+def resolve_device(device: str) -> str:
+    """`auto` to cuda, else mps, else cpu; anything else as it is."""
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+# ---- codecs
+
+
+def _mdct(options: dict[str, tp.Any], device: str) -> LatentCodec:
+    from .latents.mdct import MDCTCodec
+
+    return MDCTCodec(**options)
+
+
+def _encodec(options: dict[str, tp.Any], device: str) -> LatentCodec:
+    from .latents.encodec import EncodecCodec
+
+    checkpoint = options.pop("checkpoint")
+    with _weights(f"EnCodec {checkpoint!r}", "latents.encodec.checkpoint"):
+        if checkpoint.startswith("//encodec/"):
+            return EncodecCodec.from_encodec_package(checkpoint.removeprefix("//encodec/"), device=device, **options)
+        return EncodecCodec.from_audiocraft(checkpoint, device=device, **options)
+
+
+def _mel_vae(options: dict[str, tp.Any], device: str) -> LatentCodec:
+    from .latents.mel_vae import MelVAECodec
+
+    checkpoint, vae, vocoder = (options.pop(key, None) for key in ("checkpoint", "vae", "vocoder"))
+    with _weights(f"mel VAE and vocoder {checkpoint or f'{vae}, {vocoder}'!r}", "latents.mel_vae.checkpoint"):
+        if checkpoint is not None:
+            return MelVAECodec.from_audioldm(checkpoint, **options)
+        return MelVAECodec.from_official(vae, vocoder, **options)
+
+
+CODECS: dict[str, tp.Callable[[dict[str, tp.Any], str], LatentCodec]] = {
+    "mdct": _mdct,
+    "encodec": _encodec,
+    "mel_vae": _mel_vae,
+}
+
+
+def get_codec(cfg: DictConfig, device: str = "cpu") -> LatentCodec:
+    """Codec of a `latents` config: `codec` names it, the section of that name holds its options.
+
+    Raises:
+        ValueError: unknown codec.
+        MissingWeights: its weights could not be loaded.
+    """
+    if cfg.codec not in CODECS:
+        raise ValueError(f"latents.codec={cfg.codec!r} is unknown: choose one of {', '.join(CODECS)}")
+    codec = CODECS[cfg.codec](dict_from_config(cfg[cfg.codec]), device)
+    return codec.to(device).eval().requires_grad_(False)
+
+
+def check_codec(cfg: DictConfig, codec: LatentCodec) -> None:
+    """Refuse a codec that does not fit the solver's audio.
+
+    Raises:
+        ValueError: naming both config keys.
+    """
+    for key in ("sample_rate", "channels"):
+        if cfg[key] != getattr(codec, key):
+            raise ValueError(
+                f"{key}={cfg[key]}, but latents.codec={cfg.latents.codec} works at {getattr(codec, key)}: "
+                f"set {key}={getattr(codec, key)}, or choose another codec"
+            )
+
+
+# ---- conditioners and model
+
+CONDITIONERS: dict[str, tp.Callable[..., BaseConditioner]] = {
+    "quality": lambda output_dim, device, **options: QualityConditioner(device=device, **options),
+    "qamdt_t5": T5StatesConditioner,
+    "words": WordsConditioner,
+}
+
+
+def get_conditioner_provider(output_dim: int, cfg: DictConfig) -> ConditioningProvider:
+    """AudioCraft's `get_conditioner_provider`, knowing the conditioners in `CONDITIONERS` besides its own."""
+    sections = {} if cfg.conditioners is None else dict_from_config(cfg.conditioners)
+    ours = {name: section for name, section in sections.items() if section.get("model") in CONDITIONERS}
+    if not ours:
+        return _audiocraft_conditioner_provider(output_dim, cfg)
+    theirs = cfg.copy()
+    with open_dict(theirs):
+        theirs.conditioners = {name: section for name, section in sections.items() if name not in ours}
+    provider = _audiocraft_conditioner_provider(output_dim, theirs)
+    for name, section in ours.items():
+        provider.conditioners[name] = _conditioner(name, section, output_dim, cfg.device)
+    return provider
+
+
+def _conditioner(name: str, section: dict[str, tp.Any], output_dim: int, device: str) -> BaseConditioner:
+    model = section["model"]
+    build = CONDITIONERS[model]
+    if model != "qamdt_t5":
+        return build(output_dim=output_dim, device=device, **section[model])
+    with _weights(f"text encoder {section[model]['name']!r}", f"conditioners.{name}.{model}.name"):
+        return build(output_dim=output_dim, device=device, **section[model])
+
+
+def get_fuser(cfg: DictConfig) -> ModelFuser:
+    """Fuser of a `fuser` config (AudioCraft's keys, and `adaln`)."""
+    return ModelFuser({key: list(cfg[key]) for key in ModelFuser.FUSING_METHODS if key in cfg})
+
+
+def latent_frames(cfg: DictConfig, codec: LatentCodec) -> int:
+    """Latent frames of a training segment."""
+    return codec.num_frames(round(cfg.dataset.segment_duration * codec.sample_rate))
+
+
+def get_model(cfg: DictConfig, codec: LatentCodec) -> QAMDTModel:
+    """Network and conditioners of a solver config, for the latents of `codec`, on the config's device."""
+    fuser = get_fuser(cfg.fuser)
+    backbone = MaskedDiffusionTransformer(
+        latent_channels=codec.latent_channels,
+        latent_bins=codec.latent_bins,
+        latent_frames=latent_frames(cfg, codec),
+        quality=fuser.quality_granularities(),
+        **dict_from_config(cfg.mdt),
+    )
+    provider = get_conditioner_provider(cfg.mdt.context_dim, cfg)
+    return QAMDTModel(backbone, provider, fuser).to(cfg.device)
+
+
+# ---- diffusion
+
+
+def get_objective(cfg: DictConfig) -> DiffusionObjective:
+    """Training objective of a `diffusion` config."""
+    return DiffusionObjective(NoiseSchedule(**dict_from_config(cfg.schedule)), cfg.snr_gamma)
+
+
+def get_guidance(cfg: DictConfig, schedule: NoiseSchedule) -> Guidance:
+    """Guidance of a `classifier_free_guidance` config."""
+    return Guidance(cfg.inference_coef, (cfg.start, cfg.stop), schedule.num_steps)
+
+
+# ---- data and quality
+
+
+def get_audio_datasets(cfg: DictConfig) -> dict[str, torch.utils.data.DataLoader]:
+    """AudioCraft's loaders over `QualityMusicDataset`.
+
+    Raises:
+        FileNotFoundError, ValueError: a manifest that is missing or empty, named with its config key.
+    """
+    for split in SPLITS:
+        path = cfg.datasource.get(split)
+        if path is None and split in ("train", "valid") and cfg.execute_only is None:
+            raise ValueError(
+                f"datasource.{split} is not set: name a folder with a manifest (`qamdt manifest FOLDER`), "
+                "or choose a dset"
+            )
+        if path is not None and cfg.execute_only in (None, split):
+            try:
+                read_manifest(path)
+            except (FileNotFoundError, ValueError) as error:
+                raise type(error)(f"datasource.{split}: {error}") from error
+    # AudioCraft picks the class from a closed enumeration: its MUSIC entry is looked up by name at call time.
+    with mock.patch.object(music_dataset, "MusicDataset", QualityMusicDataset):
+        loaders = audiocraft_solver_builders.get_audio_datasets(cfg, audiocraft_solver_builders.DatasetType.MUSIC)
+    for split, loader in loaders.items():
+        logger.info("Data split %s: %d tracks", split, len(get_dataset_from_loader(loader).meta))
+    return loaders
+
+
+def get_quality_statistics(cfg: DictConfig) -> QualityStatistics | None:
+    """Statistics that levels are derived from: `quality.statistics`, else quality.json beside the training manifest."""
+    chosen = cfg.quality.statistics
+    if chosen is not None and not isinstance(chosen, str):
+        return QualityStatistics.from_dict(dict_from_config(chosen), "quality.statistics")
+    train = cfg.datasource.get("train")
+    path = Path(chosen) if chosen else Path(train) / "quality.json" if train and Path(train).is_dir() else None
+    if path is None or (chosen is None and not path.exists()):
+        return None
+    return QualityStatistics.load(path)
+
+
+def get_level_rule(cfg: DictConfig, statistics: QualityStatistics | None) -> LevelRule | None:
+    """Thresholds of a `quality` config; None without statistics (then every quality is unknown)."""
+    return None if statistics is None else level_rule(cfg.rule, statistics)

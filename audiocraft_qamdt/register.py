@@ -1,0 +1,78 @@
+"""Adds QA-MDT to AudioCraft: the only place that changes anything of AudioCraft's."""
+
+from __future__ import annotations
+
+import functools
+import typing as tp
+
+from . import builders
+from .compat import prepare
+
+prepare()
+
+import audiocraft.models.builders  # noqa: E402
+import audiocraft.models.encodec  # noqa: E402
+import audiocraft.solvers  # noqa: E402
+import audiocraft.solvers.builders  # noqa: E402
+
+Function = tp.Callable[..., tp.Any]
+
+SOLVERS: dict[str, str] = {"qamdt": "QAMDTSolver"}
+"""Value of `solver` in a config -> class in `audiocraft_qamdt.solver`."""
+
+
+def _get_solver(audiocraft_get_solver: Function, cfg: tp.Any) -> tp.Any:
+    """AudioCraft's `get_solver`, knowing ours."""
+    if cfg.solver not in SOLVERS:
+        try:
+            return audiocraft_get_solver(cfg)
+        except KeyError as error:
+            if error.args != (cfg.solver,):
+                raise
+            raise ValueError(
+                f"solver={cfg.solver!r} is unknown to AudioCraft and to audiocraft_qamdt, which adds "
+                f"{', '.join(SOLVERS)}"
+            ) from error
+    from . import solver
+
+    return getattr(solver, SOLVERS[cfg.solver])(cfg)
+
+
+def _get_conditioner_provider(_: Function, output_dim: int, cfg: tp.Any) -> tp.Any:
+    """AudioCraft's `get_conditioner_provider`, knowing the conditioners in `builders.CONDITIONERS`."""
+    return builders.get_conditioner_provider(output_dim, cfg)
+
+
+def _get_pretrained(audiocraft_get_pretrained: Function, name: str, device: tp.Any = "cpu") -> tp.Any:
+    """AudioCraft's `CompressionModel.get_pretrained`, knowing our codecs: "<codec>" or "<codec>:<checkpoint>"."""
+    codec, _, checkpoint = str(name).partition(":")
+    if codec not in builders.CODECS:
+        return audiocraft_get_pretrained(name, device)
+    from omegaconf import OmegaConf
+
+    from .latents.compression import LatentCompressionModel
+
+    options = {"checkpoint": checkpoint} if checkpoint else {}
+    return LatentCompressionModel(
+        builders.get_codec(OmegaConf.create({"codec": codec, codec: options}), str(device))
+    ).eval()
+
+
+# (owner, attribute, ours): each function of AudioCraft's that learns new names, everywhere it is looked up.
+TABLE: list[tuple[tp.Any, str, Function]] = [
+    (audiocraft.solvers.builders, "get_solver", _get_solver),
+    (audiocraft.solvers, "get_solver", _get_solver),
+    (audiocraft.models.builders, "get_conditioner_provider", _get_conditioner_provider),
+    (audiocraft.models.encodec.CompressionModel, "get_pretrained", _get_pretrained),
+]
+
+
+def register() -> None:
+    """Make AudioCraft know QA-MDT's solver, conditioners and codecs; calling it again changes nothing."""
+    for owner, attribute, ours in TABLE:
+        theirs = getattr(owner, attribute)
+        if hasattr(theirs, "audiocraft_qamdt"):
+            continue
+        extended = functools.wraps(theirs)(functools.partial(ours, theirs))
+        extended.audiocraft_qamdt = True  # type: ignore[attr-defined]
+        setattr(owner, attribute, staticmethod(extended) if isinstance(owner, type) else extended)

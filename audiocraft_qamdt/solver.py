@@ -1,0 +1,367 @@
+"""The solver: AudioCraft's stages around the masked diffusion transformer."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import typing as tp
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import flashy
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
+from . import builders, checkpoints
+from .compat import prepare
+from .conditioners import drop_conditions, to_levels
+from .data.cache import LatentBatchLoader, to_record
+from .data.dataset import QualityMusicInfo
+from .generate import QAMDT
+from .latents.compression import LatentCompressionModel
+from .model import QAMDTModel
+from .models.layers import Block
+from .models.masking import TokenMask, draw_mask
+from .quality.levels import QualityStatistics
+from .randomness import keyed_generator, keyed_seed, seed_libraries
+
+prepare()
+
+from audiocraft.modules.conditioners import ConditioningProvider  # noqa: E402
+from audiocraft.solvers import builders as audiocraft_builders  # noqa: E402
+from audiocraft.solvers.musicgen import MusicGenSolver  # noqa: E402
+from audiocraft.utils.cache import CachedBatchWriter  # noqa: E402
+from audiocraft.utils.utils import get_dataset_from_loader  # noqa: E402
+
+Batch = tuple[Tensor, list[QualityMusicInfo]]
+
+_VALIDATION = "validation"
+"""Key of the noise that every run validates with: losses compare between epochs and runs."""
+
+
+@dataclass
+class Draws:
+    """What is random in one step: noise [B, C, T, F], timesteps [B], and the hidden tokens (None = nothing hidden)."""
+
+    noise: Tensor
+    timesteps: Tensor
+    mask: TokenMask | None
+
+
+class QAMDTSolver(MusicGenSolver):
+    """Trains, validates, evaluates and generates with QA-MDT (arXiv 2405.15863).
+
+    From AudioCraft's `MusicGenSolver` come the loop, loaders, sample and metric stages, checkpoints and caches.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        # Not MusicGenSolver's own constructor: it reads language-model sampling settings and AudioCraft's token cache.
+        super(MusicGenSolver, self).__init__(cfg)
+        self._best_metric_name: str | None = "loss"
+        # What AudioCraft writes beside each sample; `generate.*` is what generation reads.
+        self.generation_params = {key: cfg.generate[key] for key in ("steps", "sampler", "seed", "quality")}
+        self._use_statistics()
+        self._cached_batch_writer: CachedBatchWriter | None = None
+        self._cached_batch_loader: LatentBatchLoader | None = None
+        if cfg.cache.path:
+            self._open_cache(cfg.cache)
+
+    # ---- set-up
+
+    def build_dataloaders(self) -> None:
+        self.dataloaders = builders.get_audio_datasets(self.cfg)
+        statistics = builders.get_quality_statistics(self.cfg)
+        self.quality_statistics: dict[str, tp.Any] = statistics.to_dict() if statistics else {}
+
+    def build_model(self) -> None:
+        self.codec = builders.get_codec(self.cfg.latents, self.device)
+        builders.check_codec(self.cfg, self.codec)
+        self.compression_model = LatentCompressionModel(self.codec)
+        self.objective = builders.get_objective(self.cfg.diffusion).to(self.device)
+        self.model: QAMDTModel = builders.get_model(self.cfg, self.codec)  # type: ignore[assignment]
+        self.initialize_optimization()
+        self.register_stateful("codec.statistics", "quality_statistics")
+        # Another run's checkpoint brings the statistics that its weights go with; levels are those of our own data set
+        # where it has any.
+        self._continue_best_source_keys.append("codec.statistics")
+        if not self.quality_statistics:
+            self._continue_best_source_keys.append("quality_statistics")
+
+    def initialize_optimization(self) -> None:
+        """FSDP, EMA, optimiser, schedule and gradient scaler, as `MusicGenSolver.build_model` sets them up."""
+        if self.cfg.fsdp.use:
+            if self.cfg.autocast:
+                raise ValueError("fsdp.use=true has its own precision (fsdp.param_dtype): set autocast=false")
+            self.model = self.wrap_with_fsdp(self.model)  # type: ignore[assignment]
+        self.register_ema("model")
+        groups = audiocraft_builders.get_optim_parameter_groups(self.model)
+        self.optimizer = audiocraft_builders.get_optimizer(groups, self.cfg.optim)
+        self.lr_scheduler = audiocraft_builders.get_lr_scheduler(self.optimizer, self.cfg.schedule, self.total_updates)
+        self.register_stateful("model", "optimizer", "lr_scheduler")
+        self.register_best_state("model")
+        self.autocast_dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}[self.cfg.autocast_dtype]
+        precision = self.cfg.fsdp.param_dtype if self.cfg.fsdp.use else self.cfg.autocast and self.cfg.autocast_dtype
+        self.scaler: torch.amp.GradScaler | None = None  # type: ignore[assignment]
+        if precision == "float16":
+            # FSDP's own scaler where gradients are sharded
+            scaler = ShardedGradScaler if self.cfg.fsdp.use else torch.amp.GradScaler
+            self.scaler = scaler(torch.device(self.device).type)
+            self.register_stateful("scaler")
+
+    def wrap_with_fsdp(self, model: torch.nn.Module, *args: tp.Any, **kwargs: tp.Any) -> torch.nn.Module:
+        return super().wrap_with_fsdp(model, *args, block_classes={Block, ConditioningProvider}, **kwargs)
+
+    def _open_cache(self, cfg: DictConfig) -> None:
+        if cfg.write:
+            self._cached_batch_writer = CachedBatchWriter(Path(cfg.path))
+            return
+        self._cached_batch_loader = LatentBatchLoader(
+            Path(cfg.path),
+            self.cfg.dataset.batch_size,
+            self.cfg.dataset.num_workers,
+            min_length=self.cfg.optim.updates_per_epoch or 1,
+        )
+        self.dataloaders["original_train"] = self.dataloaders["train"]
+        self.dataloaders["train"] = self._cached_batch_loader  # type: ignore[assignment]
+
+    def show(self) -> None:
+        """Log codec and network."""
+        self.logger.info(
+            "Codec: %s, latents [%d, %d, %d] per segment, %.2f frames per second",
+            self.cfg.latents.codec,
+            self.codec.latent_channels,
+            builders.latent_frames(self.cfg, self.codec),
+            self.codec.latent_bins,
+            self.codec.frame_rate,
+        )
+        self.log_model_summary(self.model)
+
+    def get_formatter(self, stage_name: str) -> flashy.Formatter:
+        return flashy.Formatter(
+            {"lr": ".2E", "loss": ".4f", "grad_norm": ".3E", "rtf": ".3f", "padded": ".1%", "unscored": ".1%"}
+        )
+
+    # ---- restoring and saving
+
+    def restore(self, *args: tp.Any, **kwargs: tp.Any) -> bool:
+        restored = super().restore(*args, **kwargs)
+        self._use_statistics()
+        if int(self.codec.statistics.count) == 0 and "train" in self.dataloaders:
+            self._estimate_statistics()
+        return restored
+
+    def _use_statistics(self) -> None:
+        self.rule = builders.get_level_rule(self.cfg.quality, self._statistics())
+        params = {"autocast": lambda: self.autocast, "project_context": not self.cfg.fsdp.use}
+        self.generator = QAMDT.from_config(self.cfg, self.model, self.codec, self.quality_statistics, **params)
+
+    def _statistics(self) -> QualityStatistics | None:
+        if not self.quality_statistics:
+            self.logger.warning(
+                "No quality statistics (quality.json beside the training manifest, see `qamdt annotate`): "
+                "all quality is unknown"
+            )
+            return None
+        statistics = QualityStatistics.from_dict(self.quality_statistics, "quality statistics")
+        self.logger.info(
+            "p-MOS by %s %s: mean %.2f, standard deviation %.2f, %d tracks, %d without a score",
+            statistics.predictor,
+            statistics.version,
+            statistics.mean,
+            statistics.std,
+            statistics.count,
+            statistics.unscored,
+        )
+        return statistics
+
+    def _estimate_statistics(self) -> None:
+        loader = self.dataloaders.get("original_train", self.dataloaders["train"])
+        get_dataset_from_loader(loader).start_epoch(0)
+        seed_libraries(self.cfg.seed, "statistics")
+        batches = self.cfg.latents.statistics_batches
+        audio = (batch[0].to(self.device) for _, batch in zip(range(batches), loader, strict=False))
+        self.codec.estimate_statistics(audio)
+        flashy.distrib.broadcast_tensors(self.codec.statistics.buffers())
+        statistics = self.codec.statistics
+        self.logger.info(
+            "Latent statistics from %d batches: mean %.4f, standard deviation %.4f to %.4f",
+            batches,
+            statistics.mean.mean(),
+            statistics.std.min(),
+            statistics.std.max(),
+        )
+
+    def load_checkpoints(self, *args: tp.Any, **kwargs: tp.Any) -> dict | None:
+        source = self.cfg.continue_from
+        if source and not source.startswith("//pretrained/") and checkpoints.is_export(source):
+            self.cfg.continue_from = f"//pretrained/{source}"
+        for path in (self.checkpoint_path(), source):
+            if path and Path(path).is_file():
+                checkpoints.load_safely(Path(path), mmap=True)  # a clear error for a damaged or malicious file
+                break
+        return super().load_checkpoints(*args, **kwargs)
+
+    def load_from_pretrained(self, name: str) -> dict:
+        return checkpoints.load(name).solver_state()
+
+    def save_checkpoints(self) -> None:
+        """As in AudioCraft; when the disk is full, the previous checkpoint stays and no part of the new one does."""
+        try:
+            super().save_checkpoints()
+        except (OSError, RuntimeError) as error:
+            for part in self.folder.glob("checkpoint*.tmp"):
+                part.unlink()
+            free = shutil.disk_usage(self.folder).free / 2**20
+            raise OSError(
+                f"checkpoint of epoch {self.epoch - 1} could not be saved in {self.folder} ({free:.0f} MiB free): "
+                f"{error}. The previous checkpoint is untouched; make room and start again to resume"
+            ) from error
+
+    # ---- training and validation
+
+    def run_stage(self, stage_name: str, method: tp.Callable, *args: tp.Any, **kwargs: tp.Any) -> dict:
+        seed_libraries(self.cfg.seed, flashy.distrib.rank(), self.epoch, stage_name)
+        return super().run_stage(stage_name, method, *args, **kwargs)
+
+    def run_step(self, idx: int, batch: Batch, metrics: dict) -> dict:  # type: ignore[override]
+        """One training or validation step."""
+        latents, infos = self._latents_and_infos(batch)
+        conditions = self._conditions(idx, infos)
+        draws = self._draw(idx, latents) if self.is_training else self._draw_fixed(idx, latents)
+        noisy = self.objective.add_noise(latents, draws.noise, draws.timesteps)
+        with self.autocast:
+            prediction = self.model(noisy, draws.timesteps, mask=draws.mask, **conditions)
+        loss = self.objective.loss(prediction, latents, draws.noise, draws.timesteps).mean()
+        self.deadlock_detect.update("loss")
+        if self.is_training:
+            self._optimizer_step(loss, metrics)
+        metrics["loss"] = loss.detach()
+        metrics["padded"] = sum(info.n_frames < info.total_frames for info in infos) / len(infos)
+        metrics["unscored"] = sum(info.pmos is None for info in infos) / len(infos)
+        return metrics
+
+    @torch.no_grad()
+    def _latents_and_infos(self, batch: Batch) -> tuple[Tensor, list[QualityMusicInfo]]:
+        if self._cached_batch_loader is not None and self.is_training:
+            raw, infos = batch
+            return self.codec.statistics.normalize(raw.to(self.device).float()), infos
+        audio, infos = batch
+        latents = self.codec.encode(audio.to(self.device))
+        if self._cached_batch_writer is not None and self.is_training:
+            raw = self.codec.statistics.denormalize(latents)
+            self._cached_batch_writer.save([to_record(info, item) for info, item in zip(infos, raw, strict=True)])
+        return latents, infos
+
+    def _conditions(self, idx: int, infos: list[QualityMusicInfo]) -> dict[str, tp.Any]:
+        attributes = [info.to_condition_attributes() for info in infos]
+        if self.is_training:
+            generator = keyed_generator(*self._step_key(idx), "dropout")
+            attributes = drop_conditions(attributes, dict(self.cfg.condition_dropout), generator)
+        levels = [to_levels(item, self.rule, self.cfg.quality.prefix) for item in attributes]
+        with self.autocast:
+            return self.model.encode_conditions(levels)
+
+    def _step_key(self, idx: int) -> tuple[int, int, int]:
+        step = (self.epoch - 1) * self.train_updates_per_epoch + idx
+        return self.cfg.seed, flashy.distrib.rank(), step
+
+    def _draw(self, idx: int, latents: Tensor) -> Draws:
+        generator = keyed_generator(*self._step_key(idx), "diffusion", device=self.device)
+        timesteps = self.objective.draw_timesteps(len(latents), generator)
+        noise = torch.randn(latents.shape, generator=generator, device=self.device)
+        grid = self.model.backbone.grid(latents.shape[2])
+        low, high = self.cfg.masking.ratio, self.cfg.masking.ratio + self.cfg.masking.spread
+        mask = draw_mask(self.cfg.masking.kind, len(latents), grid, (low, high), generator, self.device)
+        return Draws(noise, timesteps, mask)
+
+    def _draw_fixed(self, idx: int, latents: Tensor) -> Draws:
+        first = (idx * flashy.distrib.world_size() + flashy.distrib.rank()) * self.cfg.dataset.batch_size
+        generator = keyed_generator(_VALIDATION, first)
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        return Draws(noise, self.objective.fixed_timesteps(len(latents), first), mask=None)
+
+    def _optimizer_step(self, loss: Tensor, metrics: dict) -> None:
+        if not loss.isfinite():
+            raise RuntimeError(
+                f"loss is {loss.item()} at epoch {self.epoch}: the model diverged; lower optim.lr, or set "
+                "autocast_dtype=bfloat16 if it is float16"
+            )
+        metrics["lr"] = self.optimizer.param_groups[0]["lr"]
+        self._backward(loss if self.scaler is None else self.scaler.scale(loss))
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if self.cfg.optim.max_norm:
+            metrics["grad_norm"] = self._clip_gradients(self.cfg.optim.max_norm)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            metrics["grad_scale"] = self.scaler.get_scale()
+        if self.lr_scheduler:
+            self.lr_scheduler.step()
+        self.optimizer.zero_grad()
+        self.deadlock_detect.update("optim")
+
+    def _clip_gradients(self, max_norm: float) -> Tensor:
+        if self.cfg.fsdp.use:
+            return tp.cast(tp.Any, self.model).clip_grad_norm_(max_norm)  # over the shards of all ranks
+        return torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
+
+    def _backward(self, loss: Tensor) -> None:
+        if self.cfg.fsdp.use:
+            loss.backward()
+            flashy.distrib.average_tensors(self.model.buffers())
+        elif self.cfg.optim.eager_sync:
+            with flashy.distrib.eager_sync_model(self.model):
+                loss.backward()
+        else:
+            loss.backward()
+            flashy.distrib.sync_model(self.model)
+
+    # ---- generation and evaluation
+
+    def run_generate_step(  # type: ignore[override]
+        self,
+        batch: Batch,
+        gen_duration: float,
+        prompt_duration: float | None = None,
+        remove_prompt: bool = False,
+        remove_text_conditioning: bool = False,
+        **generation_params: tp.Any,
+    ) -> dict:
+        """Generate for the conditions of a batch: the step that AudioCraft's generate and evaluate stages are made of.
+
+        Args:
+            batch: reference audio [B, 1, S] and infos.
+            gen_duration: seconds.
+            prompt_duration: AudioCraft's continuation of a prompt; not supported.
+            remove_text_conditioning: generate without the description.
+        Returns:
+            AudioCraft's dict: `gen_audio` [B, 1, S], `ref_audio`, `rtf` (seconds of work per second of audio), and
+            Nones where this solver has nothing.
+        """
+        if prompt_duration is not None:
+            raise ValueError("generate.lm.prompted_samples=true: continuing a prompt is not supported by solver=qamdt")
+        begin = time.time()
+        audio, infos = batch
+        attributes = [self._request(info, remove_text_conditioning) for info in infos]
+        seeds = [keyed_seed(self.cfg.generate.seed, info.meta.path, str(info.seek_time)) for info in infos]
+        gen_audio = self.generator.generate_from(attributes, seeds, duration=gen_duration)
+        return {
+            "rtf": (time.time() - begin) / gen_duration / len(infos),
+            "ref_audio": audio,
+            "gen_audio": gen_audio,
+            "gen_tokens": None,
+            "prompt_audio": None,
+            "prompt_tokens": None,
+        }
+
+    def _request(self, info: QualityMusicInfo, without_text: bool) -> tp.Any:
+        description = None if without_text else info.description
+        if self.cfg.generate.quality is not None:
+            return self.generator.request(description, self.cfg.generate.quality)
+        attributes = replace(info, description=description).to_condition_attributes()
+        return to_levels(attributes, self.rule, self.cfg.quality.prefix)

@@ -1,0 +1,176 @@
+"""Dora's entry point: `dora run solver=qamdt/...` from the checkout finds it without a package being named.
+
+It takes the place of `audiocraft.train`, whose config folder AudioCraft's wheel does not hold: same functions, our
+config. AudioCraft's own solvers run from here too when its config is on the search path (AUDIOCRAFT_CONFIG_ROOT).
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import random
+import sys
+import typing as tp
+from importlib.util import find_spec
+from pathlib import Path
+
+from .compat import CONFIG_ROOT, check_attention_backend, prepare
+
+prepare()
+
+import flashy  # noqa: E402
+import omegaconf  # noqa: E402
+from audiocraft.environment import AudioCraftEnvironment  # noqa: E402
+from audiocraft.utils.cluster import get_slurm_parameters  # noqa: E402
+from dora import XP, git_save, hydra_main  # noqa: E402
+
+from .register import register  # noqa: E402
+
+logger = logging.getLogger(__name__)
+register()
+
+
+def _audiocraft_config_root() -> Path:
+    """AudioCraft's config folder: that of its checkout, or the one that `make install` keeps."""
+    spec = find_spec("audiocraft")
+    assert spec is not None and spec.origin is not None
+    candidates = (Path(spec.origin).parent.parent / "config", Path(sys.prefix) / "share" / "audiocraft" / "config")
+    return next((path for path in candidates if (path / "config.yaml").exists()), candidates[-1])
+
+
+os.environ.setdefault("AUDIOCRAFT_CONFIG_ROOT", str(_audiocraft_config_root()))
+
+
+def resolve_config_dset_paths(cfg: omegaconf.DictConfig) -> None:
+    """Make the paths of manifests absolute, also when Dora runs from a git clone of the project."""
+    for key, value in cfg.datasource.items():
+        if isinstance(value, str):
+            cfg.datasource[key] = git_save.to_absolute_path(value)
+
+
+def get_solver(cfg: omegaconf.DictConfig) -> tp.Any:
+    """Solver of a config; batch sizes become per process.
+
+    Raises:
+        ValueError: a batch size that the number of processes does not divide.
+    """
+    from audiocraft import solvers
+
+    from .builders import SPLITS, resolve_device
+
+    cfg.device = resolve_device(cfg.device)
+    _split_batch(cfg.dataset, "dataset")
+    for split in SPLITS:
+        if split in cfg.dataset:
+            _split_batch(cfg.dataset[split], f"dataset.{split}")
+    resolve_config_dset_paths(cfg)
+    return solvers.get_solver(cfg)
+
+
+def _split_batch(cfg: omegaconf.DictConfig, key: str) -> None:
+    world_size = flashy.distrib.world_size()
+    if cfg.get("batch_size") is None:
+        return
+    if cfg.batch_size % world_size:
+        raise ValueError(f"{key}.batch_size={cfg.batch_size} is not a multiple of the {world_size} processes")
+    cfg.batch_size //= world_size
+
+
+def get_solver_from_xp(
+    xp: XP,
+    override_cfg: dict | omegaconf.DictConfig | None = None,
+    restore: bool = True,
+    load_best: bool = True,
+    ignore_state_keys: tp.Sequence[str] = (),
+    disable_fsdp: bool = True,
+) -> tp.Any:
+    """Solver of a Dora experiment, as `audiocraft.train.get_solver_from_xp`.
+
+    Args:
+        xp: the experiment.
+        override_cfg: nested values to change; neither signature nor folder changes with them.
+        restore: load its checkpoint.
+        load_best: take the best state, not the last.
+        ignore_state_keys: state sources not to load, e.g. `optimizer`.
+        disable_fsdp: load without FSDP; what FSDP sharded is not loaded then.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+
+    cfg: tp.Any = (
+        xp.cfg if override_cfg is None else omegaconf.OmegaConf.merge(xp.cfg, omegaconf.DictConfig(override_cfg))
+    )
+    ignored = list(ignore_state_keys)
+    if disable_fsdp and cfg.fsdp.use:
+        cfg.fsdp.use = False
+        ignored += ["model", "ema", "best_state"]
+    try:
+        with xp.enter():
+            solver = get_solver(cfg)
+            if restore:
+                solver.restore(load_best=load_best, ignore_state_keys=ignored)
+        return solver
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def get_solver_from_sig(sig: str, *args: tp.Any, **kwargs: tp.Any) -> tp.Any:
+    """Solver of a Dora signature; see `get_solver_from_xp`."""
+    return get_solver_from_xp(main.get_xp_from_sig(sig), *args, **kwargs)
+
+
+def init_seed_and_system(cfg: omegaconf.DictConfig) -> None:
+    """Seeds, threads, start method and attention backend, as in AudioCraft."""
+    import numpy as np
+    import torch
+    from audiocraft.modules.transformer import set_efficient_attention_backend
+
+    check_attention_backend(cfg.efficient_attention_backend)
+    multiprocessing.set_start_method(cfg.mp_start_method, force=True)
+    random.seed(cfg.seed)
+    np.random.seed(cfg.seed)
+    torch.manual_seed(cfg.seed)
+    torch.set_num_threads(cfg.num_threads)
+    os.environ["MKL_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(cfg.num_threads)
+    set_efficient_attention_backend(cfg.efficient_attention_backend)
+
+
+@hydra_main(config_path=str(CONFIG_ROOT), config_name="config", version_base="1.3")
+def main(cfg: omegaconf.DictConfig) -> None:
+    """Run the experiment of a config: `show`, `execute_only` and training as in AudioCraft."""
+    from .builders import MissingWeights, resolve_device
+
+    init_seed_and_system(cfg)
+    log_name = f"{cfg.execute_only or 'solver'}.log.{{rank}}"
+    flashy.setup_logging(level=logging.getLevelName(str(cfg.logging.level).upper()), log_name=log_name)
+    flashy.distrib.init(backend="nccl" if resolve_device(cfg.device) == "cuda" else "gloo")
+    try:
+        solver = get_solver(cfg)
+    except MissingWeights as error:
+        logger.error("%s", error)
+        sys.exit(1)
+    if cfg.show:
+        solver.show()
+        return
+    if cfg.execute_only:
+        if not cfg.execute_inplace and cfg.continue_from is None:
+            raise ValueError(
+                f"execute_only={cfg.execute_only} needs continue_from=<sig or path>, or execute_inplace=true"
+            )
+        solver.restore(replay_metrics=False)
+        solver.run_one_stage(cfg.execute_only)
+        return
+    solver.run()
+
+
+main.dora.dir = AudioCraftEnvironment.get_dora_dir()
+main._base_cfg.slurm = get_slurm_parameters(main._base_cfg.slurm)
+if main.dora.shared is not None and not os.access(main.dora.shared, os.R_OK):
+    logger.warning("dora.shared=%s cannot be read: ignored", main.dora.shared)
+    main.dora.shared = None
+
+# AudioCraft resolves `//sig/...` and `get_eval_solver_from_sig` through its own `audiocraft.train`.
+sys.modules["audiocraft.train"] = sys.modules[__name__]
+
+if __name__ == "__main__":
+    main()

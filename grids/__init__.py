@@ -1,0 +1,1 @@
+"""Dora grids: `dora grid qamdt.<name>` (config/config.yaml names this package)."""

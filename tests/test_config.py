@@ -1,0 +1,85 @@
+"""The recipes: each composes, sizes are what they say, presets differ exactly where paper and code differ."""
+
+from __future__ import annotations
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from audiocraft_qamdt import train  # noqa: F401  (sets AUDIOCRAFT_CONFIG_ROOT)
+from audiocraft_qamdt.builders import get_fuser
+from audiocraft_qamdt.compat import CONFIG_ROOT
+from audiocraft_qamdt.quality.attributes import GRANULARITIES
+
+RECIPES = ["qamdt", *(f"qamdt/{path.stem}" for path in sorted((CONFIG_ROOT / "solver" / "qamdt").glob("*.yaml")))]
+CONDITIONERS = sorted(path.stem for path in (CONFIG_ROOT / "conditioner" / "qamdt").glob("*.yaml"))
+
+
+def config(*overrides: str):
+    with initialize_config_dir(str(CONFIG_ROOT), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+def flat(node, prefix="") -> dict:
+    if isinstance(node, dict):
+        return {key: value for name, child in node.items() for key, value in flat(child, f"{prefix}{name}.").items()}
+    return {prefix[:-1]: node}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_compose_into_the_same_keys(recipe):
+    cfg = config(f"solver={recipe}")
+    assert cfg.solver == "qamdt"
+    recipes = flat(OmegaConf.to_container(config("solver=qamdt/default")))
+    assert set(flat(OmegaConf.to_container(cfg))) == set(recipes)
+
+
+@pytest.mark.parametrize("name", CONDITIONERS)
+def test_conditioners_switch_on_what_they_are_named_after(name):
+    cfg = config("solver=qamdt/playground", f"conditioner=qamdt/{name}")
+    on = {"none": set(), "all": {"prefix", *GRANULARITIES}, "prefix_clip": {"prefix", "clip"}}.get(name, {name})
+    assert set(get_fuser(cfg.fuser).quality_granularities()) == on - {"prefix"}
+    assert cfg.quality.prefix == ("prefix" in on)
+    assert {key.removeprefix("quality_") for key in cfg.conditioners if key != "description"} == on - {"prefix"}
+
+
+def test_every_subset_of_granularities_is_a_command_line():
+    cfg = config(
+        "solver=qamdt/playground",
+        "conditioner=qamdt/clip",
+        "fuser.adaln=[quality_adaln]",
+        "+conditioners.quality_adaln={model: quality, quality: {granularity: adaln}}",
+    )
+    assert get_fuser(cfg.fuser).quality_granularities() == ("clip", "adaln")
+
+
+def test_the_two_published_presets_differ_only_where_paper_and_code_do():
+    official, paper = (
+        flat(OmegaConf.to_container(config("solver=qamdt", f"qamdt={name}"))) for name in ("official", "paper")
+    )
+    assert {key for key in official if official[key] != paper[key]} == {
+        "quality.rule",
+        "quality.null_level",
+        "masking.spread",
+    }
+
+
+def test_published_values():
+    cfg = config("solver=qamdt")
+    assert (cfg.mdt.dim, cfg.mdt.depth, cfg.mdt.decoder_depth, cfg.mdt.num_heads) == (1152, 28, 8, 16)
+    assert (cfg.generate.sampler, cfg.generate.steps, cfg.classifier_free_guidance.inference_coef) == ("ddim", 200, 3.5)
+    assert (cfg.diffusion.schedule.beta_start, cfg.diffusion.schedule.beta_end, cfg.diffusion.snr_gamma) == (
+        0.0015,
+        0.0195,
+        5,
+    )
+    assert (cfg.sample_rate, cfg.dataset.segment_duration) == (16000, 10.24)
+
+
+@pytest.mark.parametrize("recipe, solver", [("compression/debug", "compression"), ("musicgen/debug", "musicgen")])
+def test_audiocrafts_own_recipes_are_on_the_search_path(recipe, solver):
+    assert config(f"solver={recipe}").solver == solver
+
+
+def test_a_recipe_does_not_hide_the_size_that_the_user_picks():
+    assert config("solver=qamdt/playground", "model=qamdt/small").mdt.dim == 384

@@ -1,0 +1,207 @@
+"""The solver in this process: randomness, statistics, checkpoints, cache and errors of the user."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+import torch
+
+from audiocraft_qamdt import checkpoints
+
+from .audio_folder import make_folder
+from .runs import TINY, history, solver_in
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("audio"))
+
+
+def argv(folder, *more):
+    return [
+        *TINY,
+        f"folder={folder}",
+        "optim.epochs=1",
+        "optim.updates_per_epoch=4",
+        "generate.every=null",
+        "evaluate.every=null",
+        *more,
+    ]
+
+
+def stage(solver, name):
+    """Put the solver into a stage, as `run_stage` does."""
+    solver._current_stage = name
+    solver.model.train(name == "train")
+
+
+def test_statistics_give_unit_variance_and_repeat(folder, tmp_path):
+    with solver_in(tmp_path, *argv(folder)) as solver:
+        solver.restore()
+        first = solver.codec.statistics.std.clone()
+        batch = next(iter(solver.dataloaders["train"]))
+        assert solver.codec.encode(batch[0]).std().item() == pytest.approx(1, abs=0.15)
+        solver._estimate_statistics()
+        assert torch.equal(solver.codec.statistics.std, first)
+
+
+def test_draws_are_keyed_by_seed_rank_and_step(folder, tmp_path, monkeypatch):
+    import flashy
+
+    latents = torch.zeros(4, 16, 160, 16)
+
+    def draw(step, rank=0, **override):
+        monkeypatch.setattr(flashy.distrib, "rank", lambda: rank)
+        draws = solver._draw(step, latents)
+        return torch.cat([draws.noise.flatten(), draws.timesteps.float(), draws.mask.hidden.float().flatten()])
+
+    with solver_in(tmp_path, *argv(folder)) as solver:
+        stage(solver, "train")
+        base = draw(0)
+        assert torch.equal(draw(0), base)
+        assert not torch.equal(draw(1), base) and not torch.equal(draw(0, rank=1), base)
+        solver.cfg.seed += 1
+        assert not torch.equal(draw(0), base)
+
+
+def test_validation_draws_the_same_for_every_run_and_epoch(folder, tmp_path):
+    latents = torch.zeros(4, 16, 160, 16)
+    drawn = []
+    for seed in (1, 2):
+        with solver_in(tmp_path, *argv(folder, f"seed={seed}")) as solver:
+            stage(solver, "valid")
+            drawn.append(solver._draw_fixed(1, latents))
+    assert torch.equal(drawn[0].noise, drawn[1].noise) and torch.equal(drawn[0].timesteps, drawn[1].timesteps)
+    assert drawn[0].mask is None
+
+
+def test_conditions_are_dropped_in_training_only(folder, tmp_path):
+    with solver_in(tmp_path, *argv(folder, "condition_dropout.description=1", "condition_dropout.quality=1")) as solver:
+        solver.restore()
+        _, infos = next(iter(solver.dataloaders["train"]))
+        stage(solver, "train")
+        dropped = solver._conditions(0, infos)
+        assert dropped["context_mask"].sum() == 0 and dropped["quality"]["clip"].sum() == 0
+        stage(solver, "valid")
+        kept = solver._conditions(0, infos)
+        assert kept["context_mask"].sum() > 0 and kept["quality"]["clip"].min() >= 1
+
+
+def test_one_epoch_then_continue_from_its_export(folder, tmp_path):
+    """Train, export, continue: weights, latent statistics and quality statistics arrive."""
+    with solver_in(tmp_path / "a", *argv(folder)) as solver:
+        solver.run()
+        trained = checkpoints.load(solver.folder)
+        checkpoints.export(tmp_path / "export", trained)
+    with solver_in(tmp_path / "b", *argv(folder, f"continue_from={tmp_path / 'export'}")) as other:
+        other.restore()
+        for key, value in trained.model.items():
+            assert torch.equal(other.model.state_dict()[key], value), key
+        assert torch.equal(other.codec.statistics.std, solver.codec.statistics.std)
+        assert other.quality_statistics == solver.quality_statistics and other.epoch == 1
+        assert not (tmp_path / "export.part").exists()
+
+
+def test_full_disk_keeps_the_previous_checkpoint(folder, tmp_path):
+    """The process may write no file as large as the checkpoint: the write fails half-way, as on a full disk."""
+    with solver_in(tmp_path, *argv(folder)) as solver:
+        solver.run()
+        before = (solver.folder / "checkpoint.th").read_bytes()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+        try:
+            with pytest.raises(OSError, match="could not be saved.*The previous checkpoint is untouched"):
+                solver.save_checkpoints()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert (solver.folder / "checkpoint.th").read_bytes() == before
+        assert not list(solver.folder.glob("*.tmp*"))
+        solver.save_checkpoints()
+        assert checkpoints.load(solver.folder).model
+
+
+def test_malicious_checkpoint_is_refused_not_run(folder, tmp_path):
+    flag = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self):
+            return open, (str(flag), "w")
+
+    torch.save({"best_state": Payload()}, tmp_path / "evil.th")
+    with solver_in(tmp_path, *argv(folder, f"continue_from={tmp_path / 'evil.th'}")) as solver:
+        with pytest.raises(ValueError, match="evil.th: refused, it holds more than tensors"):
+            solver.restore()
+    assert not flag.exists()
+
+
+def test_truncated_checkpoint_is_named(folder, tmp_path):
+    torch.save({"best_state": {"model": torch.zeros(1000)}}, tmp_path / "cut.th")
+    (tmp_path / "cut.th").write_bytes((tmp_path / "cut.th").read_bytes()[:1000])
+    with solver_in(tmp_path, *argv(folder, f"continue_from={tmp_path / 'cut.th'}")) as solver:
+        with pytest.raises(ValueError, match="cut.th: damaged"):
+            solver.restore()
+
+
+def test_cached_latents_train_like_fresh_ones(folder, tmp_path):
+    cache = [f"cache.path={tmp_path / 'cache'}"]
+    losses = []
+    for more in ([], [*cache, "cache.write=true"], cache):
+        with solver_in(tmp_path / f"run{len(losses)}", *argv(folder, "dataset.num_workers=1", *more)) as solver:
+            solver.run()
+            losses.append(history(solver.folder)[0]["train"]["loss"])
+    assert losses[0] == losses[1]
+    assert losses[2] == pytest.approx(losses[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_autocast_trains(folder, tmp_path, precision):
+    with solver_in(tmp_path, *argv(folder, "autocast=true", f"autocast_dtype={precision}")) as solver:
+        solver.run()
+        assert 0 < history(solver.folder)[0]["train"]["loss"] < 10
+
+
+def test_masking_kinds_and_options_of_the_network_train(folder, tmp_path):
+    for index, options in enumerate(
+        (
+            ["masking.kind=time_frequency", "mdt.ffn=swiglu"],
+            ["mdt.positions=sincos", "mdt.overlap=[1,1]", "masking.ratio=0", "masking.spread=0"],
+            ["conditioner=qamdt/all", "mdt.checkpointing=true", "diffusion.schedule.prediction=x0"],
+        )
+    ):
+        with solver_in(tmp_path / str(index), *argv(folder, *options)) as solver:
+            solver.run()
+            assert 0 < history(solver.folder)[0]["valid"]["loss"] < 100
+
+
+BAD = {
+    "missing manifest": (["datasource.valid=/nonexistent/music"], "datasource.valid.*/nonexistent/music"),
+    "sample rates": (
+        ["sample_rate=32000"],
+        "sample_rate=32000, but latents.codec=mdct works at 16000: set sample_rate=16000",
+    ),
+    "unknown codec": (["latents.codec=opus"], "latents.codec='opus' is unknown: choose one of mdct, encodec, mel_vae"),
+    "unknown mask": (["masking.kind=stripes"], "stripes.*random"),
+    "patches": (["mdt.patch=[4,32]"], "patch"),
+    "overlap": (["mdt.overlap=[4,0]"], "overlap"),
+    "heads": (["mdt.num_heads=3"], "num_heads"),
+    "rule": (["quality.rule=best"], "best.*official"),
+    "unknown dropout": (["+condition_dropout.tempo=0.1"], "condition_dropout.tempo"),
+    "fuser": (["fuser.sum=[description]", "fuser.cross=[]"], "fuser.sum"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_settings_name_their_key(folder, tmp_path, case):
+    options, message = BAD[case]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        with solver_in(tmp_path, *argv(folder, *options)) as solver:
+            solver.run()
+
+
+def test_empty_manifest_is_named(tmp_path):
+    (tmp_path / "music").mkdir()
+    (tmp_path / "music" / "data.jsonl").write_text("")
+    with pytest.raises(ValueError, match="datasource.train.*data.jsonl"):
+        with solver_in(tmp_path, *argv(tmp_path / "music")):
+            pass
