@@ -3,9 +3,9 @@
 AudioCraft pins torch 2.1.0; each piece below names what breaks without it and the version that makes it unnecessary.
 Call `prepare()` before AudioCraft is first imported. Nothing happens on import of this module.
 """
+
 from __future__ import annotations
 
-import collections
 import functools
 import importlib
 import importlib.machinery
@@ -94,17 +94,39 @@ def _import_lazily(name: str) -> None:
 
 
 def _allow_checkpoint_types() -> None:
-    # Since torch 2.6 `torch.load` defaults to weights_only=True. AudioCraft's checkpoints hold the config ('xp.cfg') and
-    # the EMA's defaultdict besides tensors: these types carry data only. Unnecessary once upstream allow-lists them.
+    # Since torch 2.6 `torch.load` defaults to weights_only=True. AudioCraft's checkpoints hold the config ('xp.cfg')
+    # and the EMA's defaultdict besides tensors: these types carry data only. torch cannot fill a defaultdict that
+    # way, so one is read as a dict. Unnecessary once upstream allow-lists them.
     import torch
     from omegaconf import DictConfig, ListConfig
     from omegaconf.base import ContainerMetadata, Metadata
     from omegaconf.nodes import AnyNode, BooleanNode, FloatNode, IntegerNode, StringNode
 
-    torch.serialization.add_safe_globals([
-        DictConfig, ListConfig, ContainerMetadata, Metadata, AnyNode, BooleanNode, FloatNode, IntegerNode, StringNode,
-        tp.Any, collections.defaultdict, dict, list, int, float, str, bool,
-    ])
+    torch.serialization.add_safe_globals(
+        [
+            DictConfig,
+            ListConfig,
+            ContainerMetadata,
+            Metadata,
+            AnyNode,
+            BooleanNode,
+            FloatNode,
+            IntegerNode,
+            StringNode,
+            tp.Any,
+            dict,
+            list,
+            int,
+            float,
+            str,
+            bool,
+            (_plain_dict, "collections.defaultdict"),
+        ]
+    )
+
+
+def _plain_dict(factory: tp.Any = None) -> dict:
+    return {}
 
 
 def _point_to_teams() -> None:
@@ -134,8 +156,13 @@ def _write_with_soundfile(out_path: str | Path, wav: tp.Any, sample_rate: int, f
     audio_format = flags[flags.index("-f") + 1]
     part = Path(f"{out_path}.part")
     try:
-        soundfile.write(part, wav.t().detach().cpu().numpy().clip(-1, 1), sample_rate,
-                        format=audio_format.upper(), subtype=_SUBTYPES[audio_format])
+        soundfile.write(
+            part,
+            wav.t().detach().cpu().numpy().clip(-1, 1),
+            sample_rate,
+            format=audio_format.upper(),
+            subtype=_SUBTYPES[audio_format],
+        )
         os.replace(part, out_path)
     finally:
         part.unlink(missing_ok=True)

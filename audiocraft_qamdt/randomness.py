@@ -1,4 +1,5 @@
 """Random generators keyed by what they are for, so that a resumed run draws what the uninterrupted run drew."""
+
 from __future__ import annotations
 
 import hashlib
@@ -29,8 +30,8 @@ def noise_like_items(shape: tuple[int, ...], seeds: list[int], device: torch.dev
 
 
 def seed_libraries(*key: int | str) -> None:
-    """Seed the global generators of Python, NumPy and torch: AudioCraft's loaders and text augmentation draw from them."""
+    """Seed the global generators of Python, NumPy and torch, which AudioCraft's loaders and text changes draw from."""
     seed = keyed_seed(*key)
     random.seed(seed)
-    np.random.seed(seed % 2 ** 32)
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

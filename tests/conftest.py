@@ -1,4 +1,5 @@
 """Shared set-up: one thread per test process, and everything that a test writes under its own folder."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """Classifier-free guidance: several branches of conditions through the network as one batch."""
+
 from __future__ import annotations
 
 import typing as tp
@@ -42,8 +43,13 @@ class Guidance:
         return low <= timestep / self.num_steps < high
 
 
-def guided(predict: Predict, conditional: Conditions, unconditional: Conditions, guidance: Guidance,
-           prepare: tp.Callable[[Conditions], Conditions] = lambda conditions: conditions) -> Denoise:
+def guided(
+    predict: Predict,
+    conditional: Conditions,
+    unconditional: Conditions,
+    guidance: Guidance,
+    prepare: tp.Callable[[Conditions], Conditions] = lambda conditions: conditions,
+) -> Denoise:
     """The function that a sampler integrates: both branches in one batch, combined.
 
     Args:

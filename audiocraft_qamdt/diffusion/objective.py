@@ -1,4 +1,5 @@
 """What the network learns to predict, and the loss that it is trained with."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -27,11 +28,13 @@ class NoiseSchedule:
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
-            raise ValueError(f"diffusion.prediction={self.prediction!r} is unknown: choose one of {', '.join(PREDICTIONS)}")
+            raise ValueError(
+                f"diffusion.prediction={self.prediction!r} is unknown: choose one of {', '.join(PREDICTIONS)}"
+            )
 
     def alphas_cumprod(self) -> Tensor:
         """Share of signal variance left after each step: [num_steps], float32, decreasing."""
-        betas = torch.linspace(self.beta_start ** 0.5, self.beta_end ** 0.5, self.num_steps) ** 2
+        betas = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_steps) ** 2
         return torch.cumprod(1 - betas, dim=0)
 
 
@@ -71,7 +74,7 @@ class DiffusionObjective(nn.Module):
         return alpha * noise - sigma * latents
 
     def weights(self, timesteps: Tensor) -> Tensor:
-        """Loss weight of each item, [B]: min(SNR, γ) expressed for the predicted quantity (arXiv 2303.09556, sec. 3.4)."""
+        """Loss weight of each item, [B]: min(SNR, γ) for the predicted quantity (arXiv 2303.09556, sec. 3.4)."""
         signal = self.alphas_cumprod[timesteps]
         snr = signal / (1 - signal)
         if self.snr_gamma is None:
@@ -89,7 +92,7 @@ class DiffusionObjective(nn.Module):
         return torch.randint(self.schedule.num_steps, (batch,), generator=generator, device=generator.device)
 
     def fixed_timesteps(self, batch: int, offset: int) -> Tensor:
-        """Timesteps [batch] of validation items `offset`, `offset + 1`, …: always the same, spread evenly over the schedule."""
+        """Timesteps [batch] of validation items `offset`, `offset + 1`, …: always the same, spread evenly."""
         index = torch.arange(offset, offset + batch, dtype=torch.float64)
         steps = (index * _GOLDEN_RATIO).frac() * self.schedule.num_steps
         return steps.long().to(self.alphas_cumprod.device)

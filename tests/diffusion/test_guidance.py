@@ -1,4 +1,5 @@
 """Guidance over a network that is simple enough to compute by hand."""
+
 import pytest
 import torch
 
@@ -18,8 +19,11 @@ class Network:
 
 
 def branch(values, level):
-    return {"context": torch.tensor(values).view(1, -1, 1), "context_mask": torch.ones(1, len(values)),
-            "quality": {"clip": torch.tensor([level])}}
+    return {
+        "context": torch.tensor(values).view(1, -1, 1),
+        "context_mask": torch.ones(1, len(values)),
+        "quality": {"clip": torch.tensor([level])},
+    }
 
 
 COND, NULL = branch([1.0, 3.0, 5.0], 4.0), branch([2.0], 1.0)

@@ -1,4 +1,5 @@
 """The forward process and its targets, against closed forms."""
+
 import pytest
 import torch
 
@@ -30,8 +31,10 @@ def test_noisy_latents_and_target_give_the_latents_back(prediction, generator):
     objective = DiffusionObjective(NoiseSchedule(prediction=prediction))
     noisy, target = objective.add_noise(latents, noise, timesteps), objective.target(latents, noise, timesteps)
     alpha = objective.alphas_cumprod[timesteps].sqrt().view(-1, 1, 1, 1)
-    sigma = (1 - alpha ** 2).sqrt()
-    solved = {"epsilon": (noisy - sigma * target) / alpha, "x0": target, "v": alpha * noisy - sigma * target}[prediction]
+    sigma = (1 - alpha**2).sqrt()
+    solved = {"epsilon": (noisy - sigma * target) / alpha, "x0": target, "v": alpha * noisy - sigma * target}[
+        prediction
+    ]
     assert torch.allclose(solved, latents, atol=2e-4)
 
 
@@ -41,7 +44,7 @@ def test_min_snr_weights_are_the_same_loss_on_x0_for_every_prediction(prediction
     latents, noise, timesteps = pair(generator)
     objective = DiffusionObjective(NoiseSchedule(prediction=prediction))
     alpha = objective.alphas_cumprod[timesteps].sqrt().view(-1, 1, 1, 1).double()
-    sigma = (1 - alpha ** 2).sqrt()
+    sigma = (1 - alpha**2).sqrt()
     error = torch.randn(latents.shape, generator=generator, dtype=torch.float64)
     scale = {"epsilon": -alpha / sigma, "x0": torch.ones_like(alpha), "v": -1 / sigma}[prediction]
     prediction_with_error = objective.target(latents, noise, timesteps).double() + scale * error

@@ -1,4 +1,5 @@
 """Samplers on a case with a closed form: for Gaussian data the exact denoiser is linear."""
+
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ def exact_denoiser(schedule: NoiseSchedule):
         low, high = t.floor().long(), t.ceil().long()
         share = torch.lerp(signal_shares[low], signal_shares[high], (t - low).double()).view(-1, 1, 1, 1)
         alpha, sigma = share.sqrt(), (1 - share).sqrt()
-        gain = alpha * STD ** 2 / (share * STD ** 2 + sigma ** 2)
+        gain = alpha * STD**2 / (share * STD**2 + sigma**2)
         x0 = MEAN + gain * (x.double() - alpha * MEAN)
         epsilon = (x - alpha * x0) / sigma
         return {"x0": x0, "epsilon": epsilon, "v": alpha * epsilon - sigma * x0}[schedule.prediction].float()
@@ -49,7 +50,9 @@ def test_a_batch_is_its_items(sampler, generator):
     schedule = NoiseSchedule()
     noise = torch.randn(3, 2, 8, 4, generator=generator)
     together = sample(exact_denoiser(schedule), noise, schedule, sampler=sampler, steps=8)
-    alone = torch.cat([sample(exact_denoiser(schedule), item[None], schedule, sampler=sampler, steps=8) for item in noise])
+    alone = torch.cat(
+        [sample(exact_denoiser(schedule), item[None], schedule, sampler=sampler, steps=8) for item in noise]
+    )
     assert torch.allclose(together, alone, atol=1e-5)
 
 
@@ -62,8 +65,14 @@ def test_ddim_is_the_published_sampler():
 
 def test_progress_counts_evaluations(generator):
     schedule, seen = NoiseSchedule(), []
-    sample(exact_denoiser(schedule), torch.randn(1, 1, 4, 4, generator=generator), schedule, sampler="heun", steps=4,
-           progress=lambda done, total: seen.append((done, total)))
+    sample(
+        exact_denoiser(schedule),
+        torch.randn(1, 1, 4, 4, generator=generator),
+        schedule,
+        sampler="heun",
+        steps=4,
+        progress=lambda done, total: seen.append((done, total)),
+    )
     assert seen == [(index + 1, 7) for index in range(7)]
 
 
