@@ -1,0 +1,155 @@
+"""Degradations of audio by a known severity: 0 is untouched, 1 is ruined, and it may change along the track.
+
+The kinds in `CALIBRATION_KINDS` make the playground data and calibrate the acoustic predictor. Those in
+`HELD_OUT_KINDS` fit none of its numbers, but they were chosen, and scaled, among kinds that its measurements can hear:
+a good correlation on them says nothing of arbitrary faults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+Degradation = Callable[[np.ndarray, int, np.ndarray, np.random.Generator], np.ndarray]
+
+
+def degrade(
+    audio: np.ndarray,
+    sample_rate: int,
+    kind: str,
+    severity: float | np.ndarray,
+    generator: np.random.Generator,
+) -> np.ndarray:
+    """Degrade audio, such that equal severities of different kinds hurt about as much.
+
+    Args:
+        audio: float samples [S], full scale ±1.
+        sample_rate: Hz.
+        kind: key of `KINDS`.
+        severity: 0 (returns the audio as it is) to 1; a number, or one per sample [S].
+        generator: draws whatever the kind needs (noise, phases, places).
+    Returns:
+        float32 samples [S], within ±1.
+    Raises:
+        ValueError: for an unknown kind or a severity outside 0 to 1.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown degradation {kind!r}: choose one of {', '.join(KINDS)}")
+    curve = np.broadcast_to(np.asarray(severity, np.float32), audio.shape)
+    if not ((curve >= 0) & (curve <= 1)).all():
+        raise ValueError(f"severity must be between 0 and 1, got {np.min(severity)} to {np.max(severity)}")
+    degraded = np.where(curve > 0, KINDS[kind](audio, sample_rate, curve, generator), audio)
+    return (degraded / max(1.0, np.abs(degraded).max(initial=0))).astype(np.float32)
+
+
+def _level(audio: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(audio)) + 1e-12))
+
+
+def _gain(decibels: np.ndarray, severity: np.ndarray) -> np.ndarray:
+    """Gain from dB, fading in over the first twentieth of the severities so that severity 0 adds nothing."""
+    return 10 ** (decibels / 20) * np.minimum(severity / 0.05, 1)
+
+
+def _noise(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """White noise, 48 to 6 dB below the music."""
+    noise = generator.standard_normal(len(audio), np.float32)
+    return audio + _level(audio) * _gain(42 * severity - 48, severity) * noise
+
+
+def _bandlimit(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """A low-pass filter, from half the sample rate down to 400 Hz."""
+
+    def keep(magnitudes: np.ndarray, severities: np.ndarray) -> np.ndarray:
+        frequencies = np.linspace(0, sample_rate / 2, magnitudes.shape[1])
+        cutoffs = sample_rate / 2 * (800 / sample_rate) ** severities
+        return frequencies <= cutoffs[:, None]
+
+    return _filter(audio, severity, keep)
+
+
+def _clipping(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Hard clipping, from the peak down to 12 dB below the mean level, brought back to the peak."""
+    peak = np.abs(audio).max(initial=1e-9)
+    return np.clip(audio * _drive(audio, severity, -12), -peak, peak)
+
+
+def _drive(audio: np.ndarray, severity: np.ndarray, decibels: float) -> np.ndarray:
+    """Gain that lifts so many dB relative to the mean level to the peak at severity 1, and nothing at severity 0."""
+    return (np.abs(audio).max(initial=1e-9) / _level(audio) / 10 ** (decibels / 20)) ** severity
+
+
+def _hum(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Mains hum of 50 or 60 Hz with harmonics, 34 dB below the music to 6 dB above it."""
+    time = np.arange(len(audio)) / sample_rate
+    mains, hum = generator.choice((50, 60)), np.zeros(len(audio))
+    for harmonic in range(1, 8):
+        phase = generator.uniform(0, 2 * np.pi)
+        hum += np.sin(2 * np.pi * mains * harmonic * time + phase) / harmonic
+    return audio + _level(audio) / _level(hum) * _gain(40 * severity - 34, severity) * hum
+
+
+def _bit_depth(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Quantisation to 12 down to 2.5 bits, by half bits: a step holds for a while where the severity changes."""
+    step = 2 ** (np.round(19 * severity) / 2 - 11) * np.abs(audio).max(initial=1e-9)
+    return np.round(audio / step) * step
+
+
+def _codec(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """A starved codec: each frame keeps its strongest bins, from a quarter of them down to one in a hundred."""
+
+    def keep(magnitudes: np.ndarray, severities: np.ndarray) -> np.ndarray:
+        # Codecs save bits in the treble first: a bin counts less the higher it is.
+        importance = magnitudes / np.maximum(np.linspace(0, sample_rate / 2, magnitudes.shape[1]), 200)
+        rank = np.argsort(np.argsort(-importance, axis=1), axis=1)
+        return rank < magnitudes.shape[1] / 4 * 25 ** -severities[:, None]
+
+    return _filter(audio, severity, keep)
+
+
+def _dropouts(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Lost packets of 60 ms, up to nine in ten."""
+    packet = np.arange(len(audio)) // max(sample_rate * 6 // 100, 1)
+    lost = generator.uniform(size=packet.max(initial=0) + 1)[packet] < 0.9 * severity
+    return np.where(lost, 0, audio)
+
+
+def _overdrive(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Soft overdrive, with its knee from the peak down to 20 dB below the mean level."""
+    peak, drive = np.abs(audio).max(initial=1e-9), _drive(audio, severity, -20)
+    return peak * np.tanh(drive * audio / peak) / np.tanh(drive)
+
+
+def _filter(
+    audio: np.ndarray,
+    severity: np.ndarray,
+    keep: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    size: int = 1024,
+) -> np.ndarray:
+    """Drop short-time Fourier bins: `keep(magnitudes [frames, bins], severities [frames])` says which stay."""
+    hop, window = size // 4, np.hanning(size + 1)[:-1]
+    padded = np.pad(audio, (size, size + -len(audio) % hop))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop] * window
+    spectra = np.fft.rfft(frames)
+    middles = np.clip(np.arange(len(frames)) * hop - size // 2, 0, len(audio) - 1)
+    kept = np.fft.irfft(spectra * keep(np.abs(spectra), severity[middles])) * window
+    filtered = np.zeros(len(padded))
+    for i, frame in enumerate(kept):
+        filtered[i * hop : i * hop + size] += frame
+    return filtered[size : size + len(audio)] / 1.5  # a squared Hann window at a hop of a quarter sums to 3/2
+
+
+CALIBRATION_KINDS: dict[str, Degradation] = {
+    "noise": _noise,
+    "bandlimit": _bandlimit,
+    "clipping": _clipping,
+    "hum": _hum,
+    "bit_depth": _bit_depth,
+}
+HELD_OUT_KINDS: dict[str, Degradation] = {
+    "codec": _codec,
+    "dropouts": _dropouts,
+    "overdrive": _overdrive,
+}
+KINDS = CALIBRATION_KINDS | HELD_OUT_KINDS

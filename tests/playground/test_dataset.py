@@ -1,0 +1,108 @@
+"""The playground on disk is an AudioCraft data set with true labels; making it again changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiocraft_qamdt.data.manifest import read_manifest, read_sidecar, write_sidecar_key
+from audiocraft_qamdt.playground.dataset import SPLITS, draw_fault, make_dataset, make_track
+from audiocraft_qamdt.playground.degradation import CALIBRATION_KINDS
+
+RECIPE = {"tracks": 8, "duration": 1.5, "seed": 3, "sample_rate": 16000}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    make_dataset(tmp_path / "data", **RECIPE)
+    return tmp_path / "data"
+
+
+def test_audiocraft_reads_the_data_set(folder):
+    from audiocraft.data.audio_dataset import find_audio_files, load_audio_meta
+    from audiocraft.data.music_dataset import MusicDataset
+
+    for split in SPLITS:
+        metas = load_audio_meta(folder / split / "data.jsonl.gz")
+        assert metas == find_audio_files(folder / split, minimal=False)
+        dataset = MusicDataset.from_meta(
+            folder / split,
+            segment_duration=1.0,
+            sample_rate=16000,
+            channels=1,
+            num_samples=4,
+            info_fields_required=True,
+        )
+        wav, info = dataset[0]
+        assert wav.shape == (1, 16000) and wav.abs().max() > 0.01
+        assert info.description and info.has_music_meta and info.bpm > 60
+
+
+def test_splits_share_no_track(folder):
+    stems = [Path(row["path"]).stem for split in SPLITS for row in read_manifest(folder / split)]
+    assert sorted(stems) == [f"track_{index:05d}" for index in range(8)]
+    assert len(read_manifest(folder / "train")) == 4  # 0.7 of those that are left when every split has one
+
+
+def test_a_sidecar_tells_the_truth(folder):
+    for row in read_manifest(folder / "train"):
+        index = int(Path(row["path"]).stem.split("_")[1])
+        audio, sidecar = make_track(3, index, 1.5, 16000)
+        assert read_sidecar(Path(row["path"]).with_suffix(".json")) == json.loads(json.dumps(sidecar))
+        assert np.array_equal(soundfile.read(row["path"], dtype="int16")[0], audio)
+        truth = sidecar["playground"]
+        assert truth["severity"] == pytest.approx(np.mean(truth["severity_curve"]), abs=1e-3)
+        assert len(truth["severity_curve"]) * truth["hop"] == 1.5
+        assert truth["kind"] in CALIBRATION_KINDS
+        assert "quality" not in sidecar["description"] and "quality" not in sidecar
+
+
+def test_the_same_recipe_gives_the_same_bytes(folder, tmp_path):
+    make_dataset(tmp_path / "again", **RECIPE)
+    again = {name: data for name, data in contents(tmp_path / "again").items() if not name.endswith(".gz")}
+    assert again == {name: data for name, data in contents(folder).items() if not name.endswith(".gz")}
+    other, _ = make_track(4, 0, 1.5, 16000)
+    assert not np.array_equal(other, make_track(3, 0, 1.5, 16000)[0])
+
+
+def test_made_again_what_is_missing_is_completed_and_annotations_stay(folder):
+    before = contents(folder)
+    rows = read_manifest(folder / "train")
+    for name in (rows[0]["path"], str(Path(rows[1]["path"]).with_suffix(".json")), folder / "valid" / "data.jsonl.gz"):
+        Path(name).unlink()
+    make_dataset(folder, **RECIPE)
+    assert contents(folder) == before
+    write_sidecar_key(rows[0]["path"], "quality", {"pmos": 3.0, "predictor": "x", "version": "1"})
+    annotated = contents(folder)
+    make_dataset(folder, **RECIPE)
+    assert contents(folder) == annotated
+
+
+def test_another_recipe_in_the_same_folder_is_refused(folder):
+    with pytest.raises(ValueError, match="made with another duration and seed"):
+        make_dataset(folder, **RECIPE | {"seed": 4, "duration": 2.0})
+
+
+@pytest.mark.parametrize("tracks, splits", [(1, SPLITS), (5, {"train": 0.0}), (5, {})])
+def test_splits_that_cannot_be_filled_are_refused(tmp_path, tracks, splits):
+    with pytest.raises(ValueError, match="each split needs a share above 0 and a track"):
+        make_dataset(tmp_path, tracks=tracks, splits=splits)
+
+
+def test_faults_are_skewed_like_real_scores_and_some_change_along_the_track():
+    faults = [draw_fault(0, index) for index in range(2000)]
+    severities = np.array([(fault.start + fault.stop) / 2 for fault in faults])
+    skew = np.mean((severities - severities.mean()) ** 3) / severities.std() ** 3
+    assert 0.3 < severities.mean() < 0.45 and 0.2 < skew < 0.8
+    assert np.mean([fault.start != fault.stop for fault in faults]) == pytest.approx(0.3, abs=0.04)
+    counts = [sum(fault.kind == kind for fault in faults) for kind in CALIBRATION_KINDS]
+    assert min(counts) > 300
+    assert draw_fault(0, 5) == faults[5]
