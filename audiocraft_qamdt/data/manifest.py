@@ -3,6 +3,7 @@
 Quality is one key of the sidecar, which AudioCraft ignores:
 `"quality": {"pmos": 3.71, "hop": 1.0, "frames": [3.6, 3.8], "predictor": "acoustic", "version": "1"}`.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -38,6 +39,7 @@ class Quality:
         predictor: name of the predictor that gave the scores.
         version: its version.
     """
+
     pmos: float
     hop: float | None
     frames: list[float] | None
@@ -251,6 +253,7 @@ class ManifestReport:
         short: files left out because they are shorter than asked.
         same_stem: files left out because they would share the sidecar of a track in the manifest.
     """
+
     path: Path
     tracks: int = 0
     seconds: float = 0.0
@@ -324,6 +327,7 @@ def build_manifest(
 
 def _audio_files(folder: Path) -> list[Path]:
     from ..compat import prepare
+
     prepare()
     from audiocraft.data.audio_dataset import DEFAULT_EXTS
 
@@ -338,6 +342,7 @@ def _audio_files(folder: Path) -> list[Path]:
 
 def _read_rows(files: list[Path], workers: int) -> Iterator[tuple[Path, dict[str, Any] | str]]:
     """Each file with its manifest row (and whether it is truncated), or with the reason why it cannot be read."""
+
     def read(path: Path) -> dict[str, Any] | str:
         try:
             return _read_row(path)

@@ -2,6 +2,7 @@
 
 Pure functions of numbers. What distinguishes the rules is data: the table `PRESETS`.
 """
+
 from __future__ import annotations
 
 import json
@@ -35,6 +36,7 @@ class QualityStatistics:
         version: its version.
         unscored: number of tracks without a score.
     """
+
     mean: float
     std: float
     count: int
@@ -149,6 +151,7 @@ class Sigma:
         multiple: signed number of standard deviations.
         above: the upper class begins just above the cut, instead of at it.
     """
+
     multiple: float
     above: bool = False
 
@@ -161,6 +164,7 @@ class Sigma:
 @dataclass(frozen=True)
 class Share:
     """A cut that a share (0 to 1) of the tracks stay below."""
+
     share: float
 
     def value(self, statistics: QualityStatistics) -> float:
@@ -171,6 +175,7 @@ class Share:
 @dataclass(frozen=True)
 class Preset:
     """A rule before it meets a data set: four cuts between the levels, two between the prefix words."""
+
     levels: tuple[Cut, Cut, Cut, Cut]
     words: tuple[Cut, Cut]
 
@@ -193,6 +198,7 @@ class LevelRule:
         word_boundaries: the smallest p-MOS that is "medium" and that is "high".
         centres: a p-MOS that stands for each level; the outer ones may lie outside the scale.
     """
+
     boundaries: tuple[float, ...]
     word_boundaries: tuple[float, ...]
     centres: tuple[float, ...]
@@ -210,7 +216,7 @@ class LevelRule:
         return [self.level(pmos) for pmos in curve]
 
     def prefix(self, pmos: float) -> str:
-        """"low", "medium" or "high": the word that `prefixed` puts before a description."""
+        """ "low", "medium" or "high": the word that `prefixed` puts before a description."""
         return WORDS[_class_of(pmos, self.word_boundaries)]
 
     def centre(self, level: int) -> float:
@@ -239,8 +245,10 @@ def level_rule(preset: str, statistics: QualityStatistics) -> LevelRule:
     levels = tuple(cut.value(statistics) for cut in PRESETS[preset].levels)
     words = tuple(cut.value(statistics) for cut in PRESETS[preset].words)
     if any(lower >= upper for lower, upper in pairwise(levels)):
-        raise ValueError(f"preset {preset!r} needs increasing boundaries, but {statistics.predictor}'s scores give "
-                         f"{', '.join(f'{cut:.3f}' for cut in levels)}: choose the preset 'official'")
+        raise ValueError(
+            f"preset {preset!r} needs increasing boundaries, but {statistics.predictor}'s scores give "
+            f"{', '.join(f'{cut:.3f}' for cut in levels)}: choose the preset 'official'"
+        )
     return LevelRule(levels, words, _centres(levels, words, max(statistics.std, SMALLEST_STD) / 2))
 
 

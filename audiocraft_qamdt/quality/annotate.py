@@ -1,0 +1,355 @@
+"""Annotate a data set: predict the p-MOS of its tracks, whole and along time, and write it into their sidecars.
+
+Every track is decoded once and written as soon as it is scored, so that a run killed at any moment goes on where it
+stopped. Then come the data set's statistics, their histogram, and sampling weights if wanted.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..compat import prepare
+from ..data.manifest import (
+    QUALITY_KEY,
+    Quality,
+    find_manifest,
+    read_manifest,
+    read_quality,
+    replacing,
+    write_json,
+    write_manifest,
+    write_sidecar_key,
+)
+from .levels import LEVELS, PRESETS, STATISTICS_FILE, QualityStatistics, level_rule
+from .predictors.base import Predictor, load_predictor
+
+logger = logging.getLogger(__name__)
+
+HISTOGRAM_FILE = "quality.png"
+WEIGHT_STEEPNESS = 5.0  # k of exp(k · p-MOS): the published code's
+
+
+@dataclass
+class AnnotateReport:
+    """What `annotate` did.
+
+    Args:
+        manifest: the data set.
+        scored: number of tracks scored now.
+        skipped: number of tracks that had this predictor's score already.
+        unreadable: tracks (or their sidecars) that could not be read → why; they have no score.
+        audio_seconds: duration of what was scored now.
+        seconds: how long it took.
+        statistics: of all scores in the data set; None = there is none.
+    """
+
+    manifest: Path
+    scored: int = 0
+    skipped: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
+    audio_seconds: float = 0.0
+    seconds: float = 0.0
+    statistics: QualityStatistics | None = None
+
+    def lines(self) -> list[str]:
+        """The report as text, one line per file that could not be read."""
+        seconds = max(self.seconds, 1e-9)
+        lines = [
+            f"{self.manifest}: {self.scored} tracks scored, {self.skipped} before, {len(self.unreadable)} unreadable",
+            f"{seconds:.1f} s, {self.audio_seconds / seconds:.0f} × real time, {self.scored / seconds:.1f} files/s",
+        ]
+        if self.statistics is not None:
+            known = self.statistics
+            lines.append(
+                f"p-MOS by {known.predictor} {known.version}: mean {known.mean:.2f}, standard deviation "
+                f"{known.std:.2f}, {known.count} tracks, {known.unscored} without a score"
+            )
+        return [*lines, *(f"unreadable: {name} ({reason})" for name, reason in self.unreadable.items())]
+
+
+@dataclass
+class Track:
+    """A track on its way: its windows, and the scores that have come back.
+
+    Args:
+        path: the audio file.
+        windows: mono windows [S], in time order.
+        sample_rate: Hz.
+        seconds: duration of the track.
+    """
+
+    path: str
+    windows: list[Tensor]
+    sample_rate: int
+    seconds: float
+    scores: list[float] = field(default_factory=list)
+
+
+def annotate(
+    manifest: str | Path,
+    predictor: str | Predictor,
+    *,
+    device: str = "auto",
+    batch_size: int = 64,
+    workers: int = 2,
+    shard: tuple[int, int] = (0, 1),
+    weights: bool = False,
+    overwrite: bool = False,
+) -> AnnotateReport:
+    """Score the tracks of a data set and summarise it.
+
+    Args:
+        manifest: the manifest, or its folder.
+        predictor: a predictor, or the name of one (see `predictors.base.load_predictor`).
+        device: where a predictor given by name computes; "auto" = a GPU when there is one.
+        batch_size: number of windows scored at once, of one track or several.
+        workers: number of decoding threads; twice as many tracks wait in memory.
+        shard: (i, n) = every n-th track from the i-th on. Each shard summarises what is scored when it ends: the last
+            one to end, all of it.
+        weights: write sampling weights into the manifest.
+        overwrite: score tracks again that have another predictor's score.
+    Raises:
+        ValueError: when tracks have another predictor's score and `overwrite` is not given; nothing is scored then.
+    """
+    if isinstance(predictor, str):
+        predictor = load_predictor(predictor, device)
+    prepare()
+    import audiocraft.data.audio  # noqa: F401  (it takes seconds, which are not the annotator's)
+
+    start, report = time.monotonic(), AnnotateReport(find_manifest(manifest))
+    rows = read_manifest(report.manifest)
+    todo = _unscored(_shard(rows, *shard), predictor, overwrite, report)
+    total = round(sum(row["duration"] for row in todo))
+    with tqdm(total=total, desc="annotate", unit="s", unit_scale=True) as progress:
+        for track in score_tracks(_decode(todo, predictor, workers, report), predictor, batch_size):
+            _write(track, predictor, report)
+            progress.update(round(track.seconds))
+    report.seconds = time.monotonic() - start
+    report.statistics = summarise(report.manifest, predictor, weights=weights)
+    return report
+
+
+def _shard(rows: list[dict[str, Any]], index: int, count: int) -> list[dict[str, Any]]:
+    if not 0 <= index < count:
+        raise ValueError(f"shard {index}/{count}: the first number must be from 0 to {count - 1}")
+    return rows[index::count]
+
+
+def _unscored(
+    rows: Iterable[dict[str, Any]],
+    predictor: Predictor,
+    overwrite: bool,
+    report: AnnotateReport,
+) -> list[dict[str, Any]]:
+    todo = []
+    for row in rows:
+        try:
+            quality = read_quality(row["path"])
+        except ValueError as error:  # left as it is: somebody wrote it
+            report.unreadable[row["path"]] = str(error)
+            continue
+        if quality is not None and _is_by(predictor, quality):
+            report.skipped += 1
+        elif quality is None or overwrite:
+            todo.append(row)
+        else:
+            raise ValueError(
+                f"{row['path']} was scored by {quality.predictor} {quality.version}, and a data set has "
+                f"one predictor: use --overwrite for {predictor.name} {predictor.version} throughout"
+            )
+    return todo
+
+
+def _decode(
+    rows: Sequence[dict[str, Any]],
+    predictor: Predictor,
+    workers: int,
+    report: AnnotateReport,
+) -> Iterator[Track]:
+    """Tracks in order, decoded ahead by threads (decoders and torch release the interpreter's lock)."""
+    workers = max(workers, 1)
+    waiting: deque[tuple[str, Future[Track]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for row in [*rows, *[None] * (2 * workers)]:  # at the end there is nothing to add, only to collect
+            if row is not None:
+                waiting.append((row["path"], pool.submit(_read_track, row["path"], predictor)))
+            if waiting and (row is None or len(waiting) > 2 * workers):
+                yield from _collect(*waiting.popleft(), report)
+
+
+def _collect(path: str, track: Future[Track], report: AnnotateReport) -> Iterator[Track]:
+    try:
+        read = track.result()
+    except Exception as error:  # decoders raise anything on a broken file
+        report.unreadable[path] = f"{type(error).__name__}: {error}"
+    else:
+        yield read
+
+
+def _read_track(path: str, predictor: Predictor) -> Track:
+    from audiocraft.data.audio import audio_read
+    from audiocraft.data.audio_utils import convert_audio
+
+    audio, sample_rate = audio_read(path)
+    if not audio.isfinite().all():
+        raise ValueError("it holds samples that are not finite numbers")
+    seconds = audio.shape[-1] / sample_rate
+    wanted = predictor.sample_rate or sample_rate
+    mono = convert_audio(audio, sample_rate, wanted, 1)[0]
+    return Track(path, cut_windows(mono, wanted, predictor.window, predictor.hop), wanted, seconds)
+
+
+def cut_windows(audio: Tensor, sample_rate: int, window: float, hop: float) -> list[Tensor]:
+    """Windows centred on `(i + 0.5) * hop` seconds, for every such centre inside the track.
+
+    A window that would stick out is moved inside, because zeros are not music; a track shorter than the window is
+    repeated until it fills one.
+
+    Args:
+        audio: [S].
+        sample_rate: Hz.
+        window: seconds of each window.
+        hop: seconds between two.
+    Returns:
+        Views [round(window · sample_rate)] of the audio, at least one.
+    """
+    size, samples = round(window * sample_rate), len(audio)
+    if samples < size:
+        audio = audio.repeat(math.ceil(size / max(samples, 1)))[:size]
+    count = max(1, math.floor(samples / sample_rate / hop + 0.5))
+    starts = [round((i + 0.5) * hop * sample_rate - size / 2) for i in range(count)]
+    inside = (min(max(start, 0), len(audio) - size) for start in starts)
+    return [audio[start : start + size] for start in inside]
+
+
+def score_tracks(tracks: Iterable[Track], predictor: Predictor, batch_size: int) -> Iterator[Track]:
+    """Score windows in batches over tracks; each track comes out as soon as its last window is scored.
+
+    Windows of one batch have one sample rate.
+    """
+    pending: dict[int, list[tuple[Track, Tensor]]] = {}
+    for track in tracks:
+        batch = pending.setdefault(track.sample_rate, [])
+        for window in track.windows:
+            batch.append((track, window))
+            if len(batch) == batch_size:
+                yield from _score(batch, predictor)
+                batch.clear()
+    for batch in pending.values():
+        yield from _score(batch, predictor)
+
+
+def _score(batch: list[tuple[Track, Tensor]], predictor: Predictor) -> Iterator[Track]:
+    if not batch:
+        return
+    scores = predictor.score(torch.stack([window for _, window in batch]), batch[0][0].sample_rate)
+    for (track, _), score in zip(batch, scores.tolist(), strict=True):
+        track.scores.append(score)
+        if len(track.scores) == len(track.windows):
+            yield track
+
+
+def _write(track: Track, predictor: Predictor, report: AnnotateReport) -> None:
+    frames = [round(score, 4) for score in track.scores]
+    pmos = round(sum(frames) / len(frames), 4)
+    fields = Quality(pmos, predictor.hop, frames, predictor.name, predictor.version).to_dict()
+    # What no reader would take is not written: a predictor that gives NaN or another scale is found out here.
+    Quality.from_dict(fields, f"{predictor.name} on {track.path}")
+    write_sidecar_key(track.path, QUALITY_KEY, fields)
+    report.scored += 1
+    report.audio_seconds += track.seconds
+
+
+def summarise(manifest: str | Path, predictor: Predictor, *, weights: bool = False) -> QualityStatistics | None:
+    """Write `quality.json` and a histogram beside the manifest, from the scores in the sidecars.
+
+    Args:
+        manifest: the manifest, or its folder.
+        predictor: whose scores count; a track with another's is counted as one without a score.
+        weights: also write each track's sampling weight into the manifest.
+    Returns:
+        The statistics; None = no track has a score, and nothing was written.
+    """
+    manifest = find_manifest(manifest)
+    rows = read_manifest(manifest)
+    qualities = [_quality_by(predictor, row["path"]) for row in rows]
+    known = [quality for quality in qualities if quality is not None]
+    if not known:
+        return None
+    scores = [quality.pmos for quality in known]
+    statistics = QualityStatistics.from_scores(scores, predictor.name, predictor.version, len(rows) - len(known))
+    write_json(manifest.parent / STATISTICS_FILE, statistics.to_dict())
+    draw_histogram(scores, statistics, manifest.parent / HISTOGRAM_FILE)
+    if weights:
+        drawn = sampling_weights([statistics.mean if quality is None else quality.pmos for quality in qualities])
+        write_manifest(manifest, (row | {"weight": weight} for row, weight in zip(rows, drawn, strict=True)))
+    return statistics
+
+
+def _quality_by(predictor: Predictor, path: str) -> Quality | None:
+    try:
+        quality = read_quality(path)
+    except ValueError as error:
+        logger.warning("counted as without a score: %s", error)
+        return None
+    return quality if quality and _is_by(predictor, quality) else None
+
+
+def _is_by(predictor: Predictor, quality: Quality) -> bool:
+    return (quality.predictor, quality.version) == (predictor.name, predictor.version)
+
+
+def sampling_weights(pmos: Sequence[float], steepness: float = WEIGHT_STEEPNESS) -> list[float]:
+    """exp(steepness · p-MOS) of each track, divided by the largest (the published code's evident intent)."""
+    best = max(pmos)
+    return [math.exp(steepness * (score - best)) for score in pmos]
+
+
+def draw_histogram(scores: Sequence[float], statistics: QualityStatistics, path: str | Path) -> None:
+    """Draw the distribution of p-MOS, with the boundaries between levels by every preset.
+
+    Args:
+        scores: p-MOS of the tracks.
+        statistics: of these scores.
+        path: PNG to write.
+    """
+    # matplotlib takes a second to import; the Agg canvas needs no screen and no global state.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((7, 2.5 * len(PRESETS)), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    bins = np.linspace(1, 5, 81)
+    for axes, preset in zip(figure.subplots(len(PRESETS), sharex=True), PRESETS, strict=True):
+        axes.hist(scores, bins, color="tab:blue")
+        axes.set(ylabel="tracks", xlim=(1, 5))
+        _draw_levels(axes, preset, scores, statistics)
+    axes.set_xlabel(f"p-MOS by {statistics.predictor} {statistics.version}")
+    with replacing(path) as part:
+        figure.savefig(part, format="png")
+
+
+def _draw_levels(axes: Any, preset: str, scores: Sequence[float], statistics: QualityStatistics) -> None:
+    try:
+        rule = level_rule(preset, statistics)
+    except ValueError as error:  # equal quantiles: there is nothing to draw
+        axes.set_title(str(error), fontsize="small")
+        return
+    for boundary in rule.boundaries:
+        axes.axvline(boundary, color="black", linewidth=1)
+    counts = [rule.levels(scores).count(level) for level in LEVELS]
+    shares = ", ".join(f"{count} at {level}" for level, count in zip(LEVELS, counts, strict=True))
+    axes.set_title(f"levels by {preset!r}: {shares}")

@@ -1,0 +1,83 @@
+"""The protocol of p-MOS predictors, and how one is found by its name."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+ENTRY_POINTS = "audiocraft_qamdt.predictors"
+
+# Name → import path of a class or function that takes `device` and gives a Predictor; imported when it is first used.
+# Other packages add theirs through the entry points group above.
+PREDICTORS: dict[str, str] = {
+    "acoustic": "audiocraft_qamdt.quality.predictors.acoustic:Acoustic",
+    "constant": "audiocraft_qamdt.quality.predictors.constant:Constant",
+}
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """Predicts the mean opinion score of windows of audio.
+
+    Attributes:
+        name: what the sidecars say the score comes from, with the axis where there are several.
+        version: changes whenever scores would.
+        sample_rate: Hz that the audio must have; None = any, the recording's own.
+        window: seconds of audio that a score is about.
+        hop: seconds between the windows of a track.
+    """
+
+    name: str
+    version: str
+    sample_rate: int | None
+    window: float
+    hop: float
+
+    def score(self, audio: Tensor, sample_rate: int) -> Tensor:
+        """p-MOS [B], 1 to 5, of mono windows [B, S] with a full scale of ±1."""
+        ...
+
+
+def predictor_names() -> list[str]:
+    """Names that `load_predictor` knows: the built-in ones and those of installed packages."""
+    return sorted(_known())
+
+
+def load_predictor(name: str, device: str = "auto") -> Predictor:
+    """Load a predictor.
+
+    Args:
+        name: one of `predictor_names()`, or an import path "package.module:attribute" to a class or function that
+            takes `device`.
+        device: where it computes; "auto" = a GPU when there is one.
+    Raises:
+        ValueError: for an unknown name, an import path that leads nowhere, or what is not a predictor.
+    """
+    path = _known().get(name, name)
+    if ":" not in path:
+        raise ValueError(
+            f"unknown predictor {name!r}: choose one of {', '.join(predictor_names())}, "
+            "or give an import path 'package.module:attribute'"
+        )
+    module_name, attribute = path.split(":", 1)
+    try:
+        load = getattr(importlib.import_module(module_name), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"predictor {name!r} cannot be loaded from {path}: {error}") from error
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    predictor = load(device=device)
+    if not isinstance(predictor, Predictor):
+        raise ValueError(
+            f"{path} gave {type(predictor).__name__}, which lacks some of name, version, sample_rate, "
+            "window, hop and score"
+        )
+    return predictor
+
+
+def _known() -> dict[str, str]:
+    return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)} | PREDICTORS
