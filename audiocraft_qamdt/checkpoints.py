@@ -21,13 +21,19 @@ from torch import Tensor
 
 from .compat import prepare
 
-prepare()
-
-from audiocraft.utils import checkpoint  # noqa: E402
-
 CONFIG, WEIGHTS, QUALITY = "config.yaml", "model.safetensors", "quality.json"
 _STATISTICS = "codec.statistics."
 _MODEL = "model."
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 @dataclass
@@ -69,6 +75,9 @@ def load(name: str | Path) -> TrainedModel:
     """
     if is_export(name):
         return _load_export(Path(name))
+    prepare()
+    from audiocraft.utils import checkpoint  # a second to import, and exports do not need it
+
     path = checkpoint.resolve_checkpoint_path(str(name))
     if path is None:
         raise FileNotFoundError(f"{name}: neither an export (folder with {CONFIG} and {WEIGHTS}) nor a checkpoint")
@@ -105,8 +114,6 @@ def export(folder: str | Path, trained: TrainedModel) -> None:
     Raises:
         ValueError: weights that are not finite, named.
     """
-    from safetensors.torch import save_file
-
     bad = [key for key, value in trained.model.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
         raise ValueError(f"weights with NaN or infinite values, nothing was written: {', '.join(bad[:5])}")
@@ -116,12 +123,31 @@ def export(folder: str | Path, trained: TrainedModel) -> None:
     part.mkdir(parents=True)
     try:
         (part / CONFIG).write_text(OmegaConf.to_yaml(trained.cfg, resolve=True))
-        save_file({key: value.contiguous() for key, value in _flatten(trained)}, part / WEIGHTS)
+        _write_safetensors(dict(_flatten(trained)), part / WEIGHTS)
         if trained.quality_statistics:
             (part / QUALITY).write_text(json.dumps(trained.quality_statistics, indent=2))
         _replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """The safetensors format, one tensor in memory at a time: the library's `save_file` copies all of them first."""
+    header, offset = {}, 0
+    for key, value in tensors.items():
+        size = value.numel() * value.element_size()
+        header[key] = {
+            "dtype": _DTYPES[value.dtype],
+            "shape": list(value.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the data begin at a multiple of 8
+    with open(path, "wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for value in tensors.values():
+            file.write(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def _flatten(trained: TrainedModel) -> tp.Iterator[tuple[str, Tensor]]:

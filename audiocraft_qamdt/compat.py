@@ -29,7 +29,7 @@ def prepare() -> None:
     _stand_in_for_xformers()
     _import_lazily("laion_clap")
     _allow_checkpoint_types()
-    _point_to_teams()
+    point_to_configs()
     _write_audio_without_ffmpeg()
 
 
@@ -129,11 +129,19 @@ def _plain_dict(factory: tp.Any = None) -> dict:
     return {}
 
 
-def _point_to_teams() -> None:
-    # The wheel of AudioCraft holds no config/ folder, where AudioCraftEnvironment looks for the team's file.
+def point_to_configs() -> None:
+    """Name the folders of configuration in the environment, where it does not name them already.
+
+    AUDIOCRAFT_CONFIG is the team's file, AUDIOCRAFT_CONFIG_ROOT AudioCraft's own config/, which our search path ends
+    with: AudioCraft's wheel holds neither. Without its config, AudioCraft's own solvers cannot be chosen.
+    """
     team_file = CONFIG_ROOT / "teams" / f"{os.environ.get('AUDIOCRAFT_TEAM', 'default')}.yaml"
     if team_file.exists():
         os.environ.setdefault("AUDIOCRAFT_CONFIG", str(team_file))
+    spec = importlib.util.find_spec("audiocraft")
+    installed = Path(sys.prefix) / "share" / "audiocraft" / "config"  # where `make install` keeps it
+    checkout = Path(spec.origin).parent.parent / "config" if spec is not None and spec.origin else installed
+    os.environ.setdefault("AUDIOCRAFT_CONFIG_ROOT", str(checkout if (checkout / "config.yaml").exists() else installed))
 
 
 def _write_audio_without_ffmpeg() -> None:

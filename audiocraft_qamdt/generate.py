@@ -232,8 +232,8 @@ class QAMDT:
         if needed > trained:
             raise ValueError(
                 f"duration={samples / self.sample_rate:.2f} s is longer than the "
-                f"{trained / self.codec.frame_rate:.2f} s that the model's positions cover: ask for less, or train with "
-                "mdt.positions=rope"
+                f"{trained / self.codec.frame_rate:.2f} s that the model's positions cover: ask for less, or train "
+                "with mdt.positions=rope"
             )
         return trained  # sincos positions are fixed: the rest is generated and cut off
 

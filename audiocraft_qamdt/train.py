@@ -12,8 +12,6 @@ import os
 import random
 import sys
 import typing as tp
-from importlib.util import find_spec
-from pathlib import Path
 
 from .compat import CONFIG_ROOT, check_attention_backend, prepare
 
@@ -29,17 +27,6 @@ from .register import register  # noqa: E402
 
 logger = logging.getLogger(__name__)
 register()
-
-
-def _audiocraft_config_root() -> Path:
-    """AudioCraft's config folder: that of its checkout, or the one that `make install` keeps."""
-    spec = find_spec("audiocraft")
-    assert spec is not None and spec.origin is not None
-    candidates = (Path(spec.origin).parent.parent / "config", Path(sys.prefix) / "share" / "audiocraft" / "config")
-    return next((path for path in candidates if (path / "config.yaml").exists()), candidates[-1])
-
-
-os.environ.setdefault("AUDIOCRAFT_CONFIG_ROOT", str(_audiocraft_config_root()))
 
 
 def resolve_config_dset_paths(cfg: omegaconf.DictConfig) -> None:

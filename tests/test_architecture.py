@@ -38,12 +38,13 @@ LEVELS = [
     ("solver", 5),
     ("register", 6),
     ("train", 7),
+    ("importing", 5),
     ("demo", 7),
     ("cli", 8),
 ]
 TORCH_ONLY = ("models", "diffusion", "latents.codec", "latents.mdct", "latents.mel_vae", "randomness")
 ALLOWED = {"torch", "numpy", "diffusers", "transformers", "safetensors", "librosa"}
-SEES_CFG = {"builders", "solver", "train", "cli", "generate", "register"}
+SEES_CFG = {"checkpoints", "importing", "builders", "solver", "train", "cli", "generate", "register"}
 
 
 def modules() -> dict[str, ast.Module]:

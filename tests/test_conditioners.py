@@ -130,22 +130,6 @@ def test_unknown_granularity_is_named():
         C.QualityConditioner("bar")
 
 
-@pytest.fixture(scope="module")
-def tiny_t5(tmp_path_factory):
-    """A T5 and its tokenizer, made here and saved as `from_pretrained` expects them."""
-    from transformers import T5Config, T5EncoderModel, T5Tokenizer
-
-    folder = tmp_path_factory.mktemp("t5")
-    pieces = ["<pad>", "</s>", "<unk>", "▁", "▁warm", "▁piano", "▁high", "▁quality", ",", "a", "o"]
-    tokenizer = T5Tokenizer(vocab=[(piece, -float(index)) for index, piece in enumerate(pieces)], extra_ids=0)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    T5EncoderModel(
-        T5Config(vocab_size=len(pieces), d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4)
-    ).save_pretrained(folder)
-    return str(folder)
-
-
 def test_t5_states_are_the_encoders_own(tiny_t5):
     from transformers import AutoTokenizer, T5EncoderModel
 

@@ -1,0 +1,71 @@
+"""Pictures of a run: loss curves and spectrograms, as PNG files."""
+
+from __future__ import annotations
+
+import typing as tp
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def loss_curve(history: list[dict[str, tp.Any]], path: str | Path) -> None:
+    """Training and validation loss by epoch.
+
+    Args:
+        history: a Dora history: for each epoch, metrics by stage.
+        path: PNG to write.
+    """
+    with _figure(path, (6, 4)) as axes:
+        for stage, style in (("train", "-"), ("valid", "--")):
+            points = [(epoch, stages[stage]["loss"]) for epoch, stages in enumerate(history, 1) if stage in stages]
+            axes.plot(*zip(*points, strict=True), style, marker="o", markersize=3, label=stage)
+        axes.set(xlabel="epoch", ylabel="loss (min-SNR weighted)", title="Loss")
+        axes.legend()
+        axes.grid(alpha=0.3)
+
+
+def spectrogram(audio: Tensor, sample_rate: int, path: str | Path, title: str = "") -> None:
+    """Spectrogram in dB relative to full scale.
+
+    Args:
+        audio: [S].
+        path: PNG to write.
+    """
+    window = torch.hann_window(1024)
+    magnitude = torch.stft(audio, 1024, 256, window=window, return_complex=True).abs() / window.sum() * 2
+    with _figure(path, (8, 3)) as axes:
+        image = axes.imshow(
+            20 * magnitude.clamp(min=1e-6).log10().numpy(),
+            origin="lower",
+            aspect="auto",
+            vmin=-100,
+            vmax=0,
+            extent=(0, len(audio) / sample_rate, 0, sample_rate / 2000),
+            cmap="magma",
+        )
+        axes.set(xlabel="seconds", ylabel="kHz", title=title)
+        axes.figure.colorbar(image, ax=axes, label="dBFS")
+
+
+class _figure:
+    """A figure with one pair of axes that is saved under its name when the block ends well."""
+
+    def __init__(self, path: str | Path, size: tuple[float, float]) -> None:
+        self.path, self.size = Path(path), size
+
+    def __enter__(self) -> tp.Any:
+        # matplotlib takes a second to import; the Agg canvas needs no screen and no global backend.
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        self.figure = Figure(self.size, layout="constrained", dpi=120)
+        FigureCanvasAgg(self.figure)
+        return self.figure.add_subplot()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: tp.Any) -> None:
+        if kind is None:
+            from .data.manifest import replacing
+
+            with replacing(self.path) as part:
+                self.figure.savefig(part, format="png")
