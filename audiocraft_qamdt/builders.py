@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import typing as tp
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from .latents.codec import LatentCodec
 from .model import QAMDTModel
 from .models.mdt import MaskedDiffusionTransformer
 from .quality.levels import LevelRule, QualityStatistics, level_rule
+from .rerank import ClapScorer
 
 prepare()
 
@@ -194,6 +196,17 @@ def get_objective(cfg: DictConfig) -> DiffusionObjective:
 def get_guidance(cfg: DictConfig, schedule: NoiseSchedule) -> Guidance:
     """Guidance of a `classifier_free_guidance` config."""
     return Guidance(cfg.inference_coef, (cfg.start, cfg.stop), schedule.num_steps)
+
+
+@functools.lru_cache(maxsize=1)
+def get_clap(name: str, device: str) -> ClapScorer:
+    """CLAP model that candidates are chosen with, loaded once.
+
+    Raises:
+        MissingWeights: it could not be loaded.
+    """
+    with _weights(f"CLAP {name!r}", "generate.clap"):
+        return ClapScorer(name, device)
 
 
 # ---- data and quality

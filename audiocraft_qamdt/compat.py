@@ -27,7 +27,11 @@ CONFIG_ROOT = Path(__file__).resolve().parent.parent / "config"
 def prepare() -> None:
     """Make AudioCraft importable and its checkpoints loadable; the first call acts, later calls do nothing."""
     _stand_in_for_xformers()
+    # `audiocraft.metrics.clap_consistency` imports laion_clap at module level, and laion_clap fetches three tokenizers
+    # from the hub while it is imported. (importlib's LazyLoader would not do: `inspect` alone triggers it.)
     _import_lazily("laion_clap")
+    # AudioCraft resolves `//sig/...` through `audiocraft.train`, which wants a config folder that its wheel lacks.
+    _import_lazily("audiocraft.train", instead="audiocraft_qamdt.train")
     _allow_checkpoint_types()
     point_to_configs()
     _write_audio_without_ffmpeg()
@@ -79,16 +83,16 @@ def _stand_in_for_xformers() -> None:
     sys.modules.update({"xformers": package, "xformers.ops": ops})
 
 
-def _import_lazily(name: str) -> None:
-    # `audiocraft.metrics.clap_consistency` imports laion_clap at module level, and laion_clap fetches three tokenizers
-    # from the hub while it is imported. (importlib's LazyLoader would not do: `inspect` alone triggers it.)
-    if name in sys.modules or importlib.util.find_spec(name) is None:
+def _import_lazily(name: str, instead: str | None = None) -> None:
+    """Let `import name` succeed now, and import it (or the module named by `instead`) when something of it is used."""
+    if name in sys.modules or importlib.util.find_spec(instead or name) is None:
         return
 
     def load() -> types.ModuleType:
         if sys.modules.get(name) is deferred:
             del sys.modules[name]
-        return importlib.import_module(name)
+        sys.modules[name] = importlib.import_module(instead or name)
+        return sys.modules[name]
 
     deferred = sys.modules[name] = _Deferred(name, load)
 

@@ -15,12 +15,13 @@ from .conditioners import null_attributes
 from .data.dataset import CURVE_RATE
 from .diffusion.guidance import Guidance, guided
 from .diffusion.objective import NoiseSchedule
-from .diffusion.samplers import sample
+from .diffusion.samplers import Denoise, sample
 from .latents.codec import LatentCodec
 from .model import QAMDTModel
 from .quality.attributes import QUALITY, quality_attributes
 from .quality.levels import LevelRule, QualityStatistics, prefixed
 from .randomness import keyed_seed, noise_like_items
+from .rerank import Scorer, best_of
 
 from audiocraft.modules.conditioners import ConditioningAttributes  # isort: skip
 
@@ -39,6 +40,7 @@ class GenerationParams:
         guidance: see `diffusion.guidance.Guidance`.
         null_level: quality level of the unconditional branch; 0 = unknown (published sampler: 3, paper: 1).
         seed: item i of a call draws its noise from (seed, i), whatever the batch it is in.
+        num_candidates: clips made for each description, of which the one that CLAP prefers is kept (published: 3).
     """
 
     duration: float
@@ -47,6 +49,7 @@ class GenerationParams:
     guidance: Guidance = Guidance()
     null_level: float = 0.0
     seed: int = 0
+    num_candidates: int = 1
 
 
 class QAMDT:
@@ -61,6 +64,7 @@ class QAMDT:
         prefix: whether the model was trained with the quality prefix in its text.
         autocast: context in which the network is evaluated.
         project_context: compute the text's keys and values once per generation (not under FSDP, which shards them).
+        clap: hub id or folder of the CLAP model that candidates are chosen with; loaded when there are several.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class QAMDT:
         prefix: bool = False,
         autocast: tp.Callable[[], AbstractContextManager] = nullcontext,
         project_context: bool = True,
+        clap: str | None = None,
     ) -> None:
         self.model = model
         self.codec = codec
@@ -83,6 +88,7 @@ class QAMDT:
         self.prefix = prefix
         self.autocast = autocast
         self.project_context = project_context
+        self.clap = clap
 
     @classmethod
     def get_pretrained(cls, name: str, device: str = "auto") -> QAMDT:
@@ -124,6 +130,7 @@ class QAMDT:
             guidance=builders.get_guidance(cfg.classifier_free_guidance, schedule),
             null_level=cfg.quality.null_level,
             seed=cfg.generate.seed,
+            num_candidates=cfg.generate.candidates,
         )
         statistics = (
             QualityStatistics.from_dict(quality_statistics, "quality statistics") if quality_statistics else None
@@ -135,6 +142,7 @@ class QAMDT:
             params,
             rule=builders.get_level_rule(cfg.quality, statistics),
             prefix=cfg.quality.prefix,
+            clap=cfg.generate.clap,
             **kwargs,
         )
 
@@ -210,16 +218,32 @@ class QAMDT:
         """Audio [B, 1, S] on the CPU for attributes in levels, the noise of each item drawn from its seed."""
         samples = round((duration or self.params.duration) * self.sample_rate)
         frames = self._frames(samples)
-        shape = (self.codec.latent_channels, frames, self.codec.latent_bins)
-        noise = noise_like_items(shape, seeds, self.device)
+        texts = [item.text["description"] or "" for item in attributes]
+        candidates = []
         with self.autocast():
             denoise = self._guided([self._fit_curve(item, samples, frames) for item in attributes])
-            latents = sample(
-                denoise, noise, self.schedule, sampler=self.params.sampler, steps=self.params.steps, progress=progress
-            )
+            for candidate in range(self.params.num_candidates):
+                chosen = [keyed_seed(seed, candidate) if candidate else seed for seed in seeds]
+                candidates.append(self._sample(denoise, chosen, frames, samples, progress))
+        return candidates[0] if len(candidates) == 1 else best_of(candidates, self.sample_rate, texts, self._scorer())
+
+    def _sample(
+        self, denoise: Denoise, seeds: list[int], frames: int, samples: int, progress: Progress | None
+    ) -> Tensor:
+        noise = noise_like_items((self.codec.latent_channels, frames, self.codec.latent_bins), seeds, self.device)
+        latents = sample(
+            denoise, noise, self.schedule, sampler=self.params.sampler, steps=self.params.steps, progress=progress
+        )
         return self.codec.decode(latents, samples).float().cpu()
 
-    def _guided(self, attributes: list[ConditioningAttributes]) -> tp.Callable[[Tensor, Tensor], Tensor]:
+    def _scorer(self) -> Scorer:
+        if self.clap is None:
+            raise ValueError(
+                f"generate.candidates={self.params.num_candidates}, but generate.clap names no model to choose with"
+            )
+        return builders.get_clap(self.clap, str(self.device))
+
+    def _guided(self, attributes: list[ConditioningAttributes]) -> Denoise:
         conditional = self.model.encode_conditions(attributes)
         null = [null_attributes(item, self.params.null_level) for item in attributes]
         prepare = self.model.project_context if self.project_context else dict

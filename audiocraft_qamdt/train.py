@@ -156,8 +156,5 @@ if main.dora.shared is not None and not os.access(main.dora.shared, os.R_OK):
     logger.warning("dora.shared=%s cannot be read: ignored", main.dora.shared)
     main.dora.shared = None
 
-# AudioCraft resolves `//sig/...` and `get_eval_solver_from_sig` through its own `audiocraft.train`.
-sys.modules["audiocraft.train"] = sys.modules[__name__]
-
 if __name__ == "__main__":
     main()

@@ -106,3 +106,22 @@ def test_longer_than_fixed_positions_is_refused(tmp_path):
 def test_nothing_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither an export"):
         QAMDT.get_pretrained(str(tmp_path / "nothing"))
+
+
+def test_the_candidate_that_the_scorer_prefers_is_kept(model, monkeypatch):
+    """Each text has another favourite among three candidates: the loudest for one, the quietest for the other."""
+    monkeypatch.setattr(model, "clap", "loudness")
+    signs = torch.tensor([1.0, -1.0])
+    loudness = lambda audio, sample_rate, texts: signs * audio.square().mean((1, 2))  # noqa: E731
+    monkeypatch.setattr("audiocraft_qamdt.builders.get_clap", lambda name, device: loudness)
+    first = model.generate(["piano", "piano"])
+    model.set_generation_params(num_candidates=3)
+    best = model.generate(["piano", "piano"])
+    assert best.shape == first.shape
+    assert (loudness(best, 16000, []) >= loudness(first, 16000, [])).all() and not torch.equal(best, first)
+
+
+def test_candidates_without_a_model_to_choose_with_are_refused(model):
+    model.set_generation_params(num_candidates=2)
+    with pytest.raises(ValueError, match="generate.candidates=2, but generate.clap names no model"):
+        model.generate(["piano"])
