@@ -26,7 +26,7 @@ demo: install
 	$(BIN)/qamdt demo --out $(DEMO)
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .

@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="playground from data to generated audio, in minutes")
     demo.add_argument("--out", type=Path, default=Path("demo"))
-    demo.add_argument("--epochs", type=int, default=10)
+    demo.add_argument("--epochs", type=int, default=4, help="of 100 updates each")
     demo.set_defaults(run=_demo)
     return parser
 

@@ -34,6 +34,7 @@ def prepare() -> None:
     _import_lazily("audiocraft.train", instead="audiocraft_qamdt.train")
     _allow_checkpoint_types()
     point_to_configs()
+    _prepare_worker_pools()
     _write_audio_without_ffmpeg()
 
 
@@ -58,9 +59,9 @@ class _Deferred(types.ModuleType):
     Names with underscores on both sides are not uses: `inspect` asks every module in `sys.modules` for its `__file__`.
     """
 
-    def __init__(self, name: str, load: tp.Callable[[], types.ModuleType], is_package: bool = True) -> None:
+    def __init__(self, name: str, load: tp.Callable[[], types.ModuleType]) -> None:
         super().__init__(name)
-        self.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=is_package)
+        self.__spec__ = importlib.machinery.ModuleSpec(name, None)
         self.__dict__["_load"] = load
 
     def __getattr__(self, name: str) -> tp.Any:
@@ -69,17 +70,30 @@ class _Deferred(types.ModuleType):
         return getattr(self.__dict__["_load"](), name)
 
 
-def _refuse_xformers() -> types.ModuleType:
+def _refuse_xformers(*args: tp.Any, **kwargs: tp.Any) -> tp.NoReturn:
     raise ImportError("xformers is not installed: set efficient_attention_backend=torch, or `pip install xformers`")
 
 
+class _LowerTriangularMask:
+    """AudioCraft's torch attention only asks whether there is a mask."""
+
+
 def _stand_in_for_xformers() -> None:
-    # `audiocraft.modules.transformer` imports xformers.ops at module level, but only its xformers backend calls it.
-    # AudioCraft's head (1.4.0a2) still does; unnecessary once upstream guards the import.
+    # `audiocraft.modules.transformer` imports xformers.ops at module level, and uses these two of it with its torch
+    # attention too; the attention itself only with efficient_attention_backend=xformers. AudioCraft's head (1.4.0a2)
+    # still does; unnecessary once upstream guards the import.
     if "xformers" in sys.modules or importlib.util.find_spec("xformers") is not None:
         return
+    import torch
+
+    ops = types.ModuleType("xformers.ops")
+    ops.__dict__.update(
+        unbind=torch.unbind,
+        LowerTriangularMask=_LowerTriangularMask,
+        memory_efficient_attention=_refuse_xformers,
+    )
     package = _Deferred("xformers", _refuse_xformers)
-    package.__dict__["ops"] = ops = _Deferred("xformers.ops", _refuse_xformers, is_package=False)
+    package.__dict__["ops"] = ops
     sys.modules.update({"xformers": package, "xformers.ops": ops})
 
 
@@ -146,6 +160,16 @@ def point_to_configs() -> None:
     installed = Path(sys.prefix) / "share" / "audiocraft" / "config"  # where `make install` keeps it
     checkout = Path(spec.origin).parent.parent / "config" if spec is not None and spec.origin else installed
     os.environ.setdefault("AUDIOCRAFT_CONFIG_ROOT", str(checkout if (checkout / "config.yaml").exists() else installed))
+
+
+def _prepare_worker_pools() -> None:
+    # AudioCraft's compression solver evaluates in spawned processes, which import AudioCraft anew, without all this.
+    from concurrent.futures import ProcessPoolExecutor
+
+    import audiocraft.utils.utils
+
+    prepared: tp.Any = functools.partial(ProcessPoolExecutor, initializer=prepare)
+    vars(audiocraft.utils.utils)["ProcessPoolExecutor"] = prepared
 
 
 def _write_audio_without_ffmpeg() -> None:

@@ -50,7 +50,7 @@ class Clip:
         )
 
 
-def run_demo(out: Path, *, tracks: int = 400, epochs: int = 10) -> Path:
+def run_demo(out: Path, *, tracks: int = 400, epochs: int = 4) -> Path:
     """Make data, annotate, train briefly, generate at several quality levels, draw and tabulate.
 
     Args:

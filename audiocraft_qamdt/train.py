@@ -114,6 +114,9 @@ def init_seed_and_system(cfg: omegaconf.DictConfig) -> None:
 
     check_attention_backend(cfg.efficient_attention_backend)
     multiprocessing.set_start_method(cfg.mp_start_method, force=True)
+    # Worker processes import AudioCraft by themselves, without `compat`: the fork server does it once, prepared, and
+    # forks them in no time.
+    multiprocessing.set_forkserver_preload(["audiocraft_qamdt.solver"])
     random.seed(cfg.seed)
     np.random.seed(cfg.seed)
     torch.manual_seed(cfg.seed)
