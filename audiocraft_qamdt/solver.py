@@ -81,6 +81,8 @@ class QAMDTSolver(MusicGenSolver):
         self.compression_model = LatentCompressionModel(self.codec)
         self.objective = builders.get_objective(self.cfg.diffusion).to(self.device)
         self.model: QAMDTModel = builders.get_model(self.cfg, self.codec)  # type: ignore[assignment]
+        if self.cfg.generate.candidates > 1 and self.cfg.generate.clap:
+            builders.get_clap(self.cfg.generate.clap, self.device)  # missing weights are said now, not epochs later
         self.initialize_optimization()
         self.register_stateful("codec.statistics", "quality_statistics")
         # Another run's checkpoint brings the statistics that its weights go with; levels are those of our own data set

@@ -62,6 +62,7 @@ def overrides(tiny_t5):
         "device=cpu",
         "autocast=false",
         "generate.steps=4",
+        "generate.candidates=1",
     ]
 
 
