@@ -88,6 +88,10 @@ def _mel_vae(options: dict[str, tp.Any], device: str) -> LatentCodec:
     from .latents.mel_vae import MelVAECodec
 
     checkpoint, vae, vocoder = (options.pop(key, None) for key in ("checkpoint", "vae", "vocoder"))
+    if checkpoint is None and None in (vae, vocoder):
+        raise ValueError(
+            "latents.mel_vae: set checkpoint (AudioLDM's layout), or both vae and vocoder (published files)"
+        )
     with _weights(f"mel VAE and vocoder {checkpoint or f'{vae}, {vocoder}'!r}", "latents.mel_vae.checkpoint"):
         if checkpoint is not None:
             return MelVAECodec.from_audioldm(checkpoint, **options)

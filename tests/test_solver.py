@@ -181,6 +181,7 @@ BAD = {
         "sample_rate=32000, but latents.codec=mdct works at 16000: set sample_rate=16000",
     ),
     "unknown codec": (["latents.codec=opus"], "latents.codec='opus' is unknown: choose one of mdct, encodec, mel_vae"),
+    "codec without weights": (["latents.codec=mel_vae"], "latents.mel_vae: set checkpoint"),
     "unknown mask": (["masking.kind=stripes"], "stripes.*random"),
     "patches": (["mdt.patch=[4,32]"], "patch"),
     "overlap": (["mdt.overlap=[4,0]"], "overlap"),
