@@ -21,6 +21,7 @@ from .generate import QAMDT
 from .playground.dataset import make_dataset
 from .quality.annotate import annotate
 from .quality.predictors.base import Predictor, load_predictor
+from .train import main
 
 from audiocraft.data.audio import audio_write  # isort: skip
 
@@ -93,8 +94,8 @@ def _train(data: Path, outputs: Path, epochs: int) -> Path:
         env=environment,
         check=True,
     )
-    experiments = sorted((outputs / "xps").iterdir(), key=lambda folder: folder.stat().st_mtime)
-    return experiments[-1]
+    main.dora.dir = outputs
+    return main.get_xp(argv).folder
 
 
 def _prompts(split: Path) -> list[str]:

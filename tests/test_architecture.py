@@ -40,8 +40,8 @@ LEVELS = [
     ("register", 6),
     ("train", 7),
     ("importing", 5),
-    ("demo", 7),
-    ("cli", 8),
+    ("demo", 8),
+    ("cli", 9),
 ]
 TORCH_ONLY = ("models", "diffusion", "latents.codec", "latents.mdct", "latents.mel_vae", "randomness")
 ALLOWED = {"torch", "numpy", "diffusers", "transformers", "safetensors", "librosa"}
