@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import typing as tp
-from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -197,12 +197,17 @@ def drop_conditions(
         probabilities: by attribute name; "quality" forgets all that is said of quality, the prefix included.
         generator: CPU generator.
     """
-    attributes = deepcopy(attributes)
+    attributes = [_own_text(item) for item in attributes]
     for item in attributes:
         for name, probability in sorted(probabilities.items()):
             if torch.rand((), generator=generator) < probability:
                 forget(item, name)
     return attributes
+
+
+def _own_text(item: ConditioningAttributes) -> ConditioningAttributes:
+    # The text alone: the attributes hold the segment's audio too, which nothing here changes.
+    return replace(item, text=dict(item.text))
 
 
 def forget(item: ConditioningAttributes, name: str) -> None:
@@ -225,7 +230,7 @@ def to_levels(item: ConditioningAttributes, rule: LevelRule | None, prefix: bool
         rule: thresholds; None where no p-MOS is known anywhere.
         prefix: whether the text carries quality.
     """
-    item = deepcopy(item)
+    item = _own_text(item)
     text: dict[str, tp.Any] = item.text  # AudioCraft's "text" conditions carry anything that a conditioner tokenizes
     pmos = text.get(f"{QUALITY}_prefix")
     text.update({name: _levels(text.get(name), rule) for name in level_names()})
@@ -242,7 +247,7 @@ def _levels(pmos: float | list[float] | None, rule: LevelRule | None) -> tp.Any:
 
 def null_attributes(item: ConditioningAttributes, null_level: float) -> ConditioningAttributes:
     """Attributes of guidance's unconditional branch: no text, quality at `null_level` (0 = unknown), in levels."""
-    item = deepcopy(item)
+    item = _own_text(item)
     levels: dict[str, tp.Any] = dict.fromkeys(level_names(), null_level)
     item.text = {**dict.fromkeys(item.text), **levels}
     return item

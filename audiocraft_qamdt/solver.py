@@ -24,7 +24,6 @@ from .latents.compression import LatentCompressionModel
 from .model import QAMDTModel
 from .models.layers import Block
 from .models.masking import TokenMask, draw_mask
-from .quality.levels import QualityStatistics
 from .randomness import keyed_generator, keyed_seed, seed_libraries
 
 prepare()
@@ -150,33 +149,26 @@ class QAMDTSolver(MusicGenSolver):
     def restore(self, *args: tp.Any, **kwargs: tp.Any) -> bool:
         restored = super().restore(*args, **kwargs)
         self._use_statistics()
+        self._log_quality_statistics()
         if int(self.codec.statistics.count) == 0 and "train" in self.dataloaders:
             self._estimate_statistics()
         return restored
 
     def _use_statistics(self) -> None:
-        self.rule = builders.get_level_rule(self.cfg.quality, self._statistics())
         params = {"autocast": lambda: self.autocast, "project_context": not self.cfg.fsdp.use}
         self.generator = QAMDT.from_config(self.cfg, self.model, self.codec, self.quality_statistics, **params)
 
-    def _statistics(self) -> QualityStatistics | None:
+    def _log_quality_statistics(self) -> None:
         if not self.quality_statistics:
             self.logger.warning(
                 "No quality statistics (quality.json beside the training manifest, see `qamdt annotate`): "
                 "all quality is unknown"
             )
-            return None
-        statistics = QualityStatistics.from_dict(self.quality_statistics, "quality statistics")
+            return
         self.logger.info(
             "p-MOS by %s %s: mean %.2f, standard deviation %.2f, %d tracks, %d without a score",
-            statistics.predictor,
-            statistics.version,
-            statistics.mean,
-            statistics.std,
-            statistics.count,
-            statistics.unscored,
+            *(self.quality_statistics[key] for key in ("predictor", "version", "mean", "std", "count", "unscored")),
         )
-        return statistics
 
     def _estimate_statistics(self) -> None:
         loader = self.dataloaders.get("original_train", self.dataloaders["train"])
@@ -261,7 +253,7 @@ class QAMDTSolver(MusicGenSolver):
         if self.is_training:
             generator = keyed_generator(*self._step_key(idx), "dropout")
             attributes = drop_conditions(attributes, dict(self.cfg.condition_dropout), generator)
-        levels = [to_levels(item, self.rule, self.cfg.quality.prefix) for item in attributes]
+        levels = [to_levels(item, self.generator.rule, self.cfg.quality.prefix) for item in attributes]
         with self.autocast:
             return self.model.encode_conditions(levels)
 
@@ -366,4 +358,4 @@ class QAMDTSolver(MusicGenSolver):
         if self.cfg.generate.quality is not None:
             return self.generator.request(description, self.cfg.generate.quality)
         attributes = replace(info, description=description).to_condition_attributes()
-        return to_levels(attributes, self.rule, self.cfg.quality.prefix)
+        return to_levels(attributes, self.generator.rule, self.cfg.quality.prefix)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 
 from audiocraft_qamdt.compat import prepare
 
-ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden"
 
 torch.set_num_threads(1)
@@ -28,11 +26,6 @@ def generator() -> torch.Generator:
 @pytest.fixture(scope="session")
 def golden() -> Path:
     return GOLDEN
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _import_from_checkout() -> None:
-    sys.path.insert(0, str(ROOT))
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ TINY = [
 ]
 
 
-def dora(outputs: Path, *argv: str, ddp: int = 0, wait: bool = True, package: bool = False) -> subprocess.Popen:
+def dora(outputs: Path, *argv: str, ddp: int = 0, wait: bool = True) -> subprocess.Popen:
     """`dora run` from the checkout, as a user types it; output in `outputs/log`."""
     outputs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "dora", "run"]

@@ -6,7 +6,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from audiocraft_qamdt import train  # noqa: F401  (sets AUDIOCRAFT_CONFIG_ROOT)
 from audiocraft_qamdt.builders import get_fuser
 from audiocraft_qamdt.compat import CONFIG_ROOT
 from audiocraft_qamdt.quality.attributes import GRANULARITIES

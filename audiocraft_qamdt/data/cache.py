@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import typing as tp
 import zipfile
 from dataclasses import fields
@@ -67,6 +68,4 @@ class LatentBatchLoader(CachedBatchLoader):
 
 
 def _seekable(archive: zipfile.ZipFile, name: str) -> tp.IO[bytes]:
-    import io
-
     return io.BytesIO(archive.read(name))

@@ -127,14 +127,7 @@ def _refuse(name: str, renormalizes: bool, segment: float | None) -> None:
 
 def _read_audiocraft(model: tp.Any) -> _Parts:
     _refuse("this AudioCraft EncodecModel (renormalize=true)", model.renormalize, None)
-    return _Parts(
-        model,
-        _quantize_audiocraft,
-        model.sample_rate,
-        int(model.encoder.hop_length),
-        model.encoder.dimension,
-        model.channels,
-    )
+    return _seanet_parts(model, _quantize_audiocraft)
 
 
 def _read_audiocraft_huggingface(model: tp.Any) -> _Parts:
@@ -151,14 +144,13 @@ def _read_transformers(model: tp.Any, bandwidth: float | None = None) -> _Parts:
 
 def _read_encodec(model: tp.Any) -> _Parts:
     _refuse(f"the encodec package's {model.sample_rate} Hz model", model.normalize, model.segment)
-    return _Parts(
-        model,
-        _quantize_encodec,
-        model.sample_rate,
-        int(model.encoder.hop_length),
-        model.encoder.dimension,
-        model.channels,
-    )
+    return _seanet_parts(model, _quantize_encodec)
+
+
+def _seanet_parts(model: tp.Any, quantize: tp.Callable[..., Tensor]) -> _Parts:
+    # AudioCraft's class comes from the encodec package's: both name these alike.
+    encoder = model.encoder
+    return _Parts(model, quantize, model.sample_rate, int(encoder.hop_length), encoder.dimension, model.channels)
 
 
 def _quantize_audiocraft(core: tp.Any, embeddings: Tensor) -> Tensor:
