@@ -180,11 +180,11 @@ def test_missing_and_empty_manifests_say_what_to_do(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"not gzip", "cannot be read"),
-        (gzip.compress(b"{}" * 999)[:30], "cannot be read"),
-        (gzip.compress(b"\n{"), "line 2: not JSON"),
-        (gzip.compress(b'{"path": "a"}'), "line 1: no duration, sample_rate"),
-        (gzip.compress(b"3"), "line 1: no duration, path, sample_rate"),
+        pytest.param(b"not gzip", "cannot be read", id="not-gzip"),
+        pytest.param(gzip.compress(b"{}" * 999)[:30], "cannot be read", id="cut-off"),
+        pytest.param(gzip.compress(b"\n{"), "line 2: not JSON", id="not-json"),
+        pytest.param(gzip.compress(b'{"path": "a"}'), "line 1: no duration, sample_rate", id="keys-missing"),
+        pytest.param(gzip.compress(b"3"), "line 1: no duration, path, sample_rate", id="not-an-object"),
     ],
 )
 def test_a_broken_manifest_names_file_and_line(tmp_path, content, message):
