@@ -41,7 +41,8 @@ LEVELS = [
     ("train", 7),
     ("importing", 5),
     ("demo", 8),
-    ("cli", 9),
+    ("commands", 9),
+    ("cli", 10),
 ]
 TORCH_ONLY = ("models", "diffusion", "latents.codec", "latents.mdct", "latents.mel_vae", "randomness")
 ALLOWED = {"torch", "numpy", "diffusers", "transformers", "safetensors", "librosa"}

@@ -1,0 +1,44 @@
+"""`qamdt manifest` and `qamdt playground`: data sets."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .output import say
+
+
+def add_parsers(commands: argparse._SubParsersAction) -> None:
+    manifest = commands.add_parser("manifest", help="list the audio of a folder for training (data.jsonl.gz)")
+    manifest.add_argument("folder", type=Path)
+    manifest.add_argument("--out", type=Path, help="folder of the manifest, default: FOLDER itself")
+    manifest.add_argument("--workers", type=int, default=4)
+    manifest.add_argument("--min-duration", type=float, default=1.0, help="seconds; shorter files are left out")
+    manifest.add_argument("--silence-db", type=float, default=-60.0, help="dBFS; files with a lower peak are left out")
+    manifest.set_defaults(run=_manifest)
+
+    playground = commands.add_parser("playground", help="make the synthetic, labelled data set")
+    playground.add_argument("folder", type=Path)
+    playground.add_argument("--tracks", type=int, default=400)
+    playground.add_argument("--duration", type=float, default=8.0, help="seconds of each track")
+    playground.add_argument("--seed", type=int, default=0)
+    playground.add_argument("--sample-rate", type=int, default=16000)
+    playground.set_defaults(run=_playground)
+
+
+def _manifest(args: argparse.Namespace) -> int:
+    from ..data.manifest import build_manifest
+
+    report = build_manifest(
+        args.folder, args.out, workers=args.workers, min_duration=args.min_duration, silence_db=args.silence_db
+    )
+    say(report.lines())
+    return 1 if report.unreadable else 0
+
+
+def _playground(args: argparse.Namespace) -> int:
+    from ..playground.dataset import make_dataset
+
+    make_dataset(args.folder, tracks=args.tracks, duration=args.duration, seed=args.seed, sample_rate=args.sample_rate)
+    say([f"{args.folder}: ready for dset=playground"])
+    return 0
