@@ -71,6 +71,9 @@ class MaskedDiffusionTransformer(nn.Module):
         num_levels: number of quality levels.
         unknown_level: whether level 0, "unknown", has an embedding.
         position_scale: positions are divided by it.
+        gated_output: add the noisy latents to the output, each value times a gain that the network predicts. Where
+            neighbouring values share their size but not their sign, as a transform's coefficients do, this is most of
+            denoising, and a token's width alone cannot express it. Our addition; the published model has none.
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
     Raises:
         ValueError: for arguments that do not fit together, named in the message.
@@ -96,6 +99,7 @@ class MaskedDiffusionTransformer(nn.Module):
         num_levels: int = 5,
         unknown_level: bool = True,
         position_scale: float = 1.0,
+        gated_output: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -103,7 +107,7 @@ class MaskedDiffusionTransformer(nn.Module):
         self.head_dim = dim // num_heads
         self.positions, self.position_scale, self.ffn = positions, position_scale, ffn
         self.quality, self.num_levels, self.unknown_level = tuple(quality), num_levels, unknown_level
-        self.checkpointing = checkpointing
+        self.gated_output, self.checkpointing = gated_output, checkpointing
         self.prefix = int("clip" in self.quality)  # number of tokens before the patches
         self._check_arguments(dim, depth, decoder_depth, num_heads)
 
@@ -120,7 +124,7 @@ class MaskedDiffusionTransformer(nn.Module):
         self.out_blocks = blocks(half, skip=True)
         self.side_blocks = blocks(1, skip=False)
         self.decoder_blocks = blocks(decoder_depth, skip=True)
-        self.final_layer = FinalLayer(dim, patch[0] * patch[1] * latent_channels)
+        self.final_layer = FinalLayer(dim, patch[0] * patch[1] * latent_channels * (1 + gated_output))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self._make_position_tables(dim)
         self.initialize_weights()
@@ -238,7 +242,11 @@ class MaskedDiffusionTransformer(nn.Module):
         for block, text in zip(self.decoder_blocks, texts.decoder_blocks, strict=True):
             hidden = self._run(block, hidden, modulation, text, skip=tokens, rotary=rotary)
         values = self.final_layer(hidden[:, self.prefix :], time)  # [B, P, p_t * p_f * C]
-        return unpatchify(values, grid)  # [B, C, T, F]
+        output = unpatchify(values, grid)  # [B, C, T, F]; twice the channels with gated_output
+        if not self.gated_output:
+            return output
+        offset, gain = output.chunk(2, dim=1)  # [B, C, T, F] each
+        return torch.addcmul(offset, gain, x.to(gain.dtype))
 
     def _tokens(self, x: Tensor, levels: dict[str, Tensor], grid: PatchGrid) -> Tensor:
         tokens = self.patch_embed(x)  # [B, P, D]
