@@ -13,6 +13,7 @@ import torch
 
 from ..compat import prepare
 from ..quality.attributes import QUALITY, quality_attributes
+from ..randomness import keyed_generator
 from .manifest import Quality, find_manifest, read_quality
 
 prepare()
@@ -53,13 +54,17 @@ class QualityMusicDataset(MusicDataset):
 
     Args:
         info_fields_required: as in `MusicDataset`, but False by default.
+        shuffle_quality: a control for ablations: each track has the quality of another, always the same one.
         kwargs: of `MusicDataset`.
     Raises:
         RuntimeError: while reading, when more than half of the files tried have failed.
     """
 
-    def __init__(self, *args: tp.Any, info_fields_required: bool = False, **kwargs: tp.Any) -> None:
+    def __init__(
+        self, *args: tp.Any, info_fields_required: bool = False, shuffle_quality: bool = False, **kwargs: tp.Any
+    ) -> None:
         super().__init__(*args, info_fields_required=info_fields_required, **kwargs)
+        self._scored_as = _shuffled([meta.path for meta in self.meta]) if shuffle_quality else {}
         self._tried = 0
         self._read = 0
         self._last_tried = ""
@@ -110,7 +115,7 @@ class QualityMusicDataset(MusicDataset):
 
     def _with_quality(self, info: MusicInfo) -> QualityMusicInfo:
         known = {field.name: getattr(info, field.name) for field in fields(info)}
-        quality = self._quality(info.meta.path)
+        quality = self._quality(self._scored_as.get(info.meta.path, info.meta.path))
         if quality is None:
             return QualityMusicInfo(**known)
         start = info.seek_time
@@ -134,6 +139,13 @@ class QualityMusicDataset(MusicDataset):
                 f"were scored by {self._predictor}: annotate all of them with one predictor"
             )
         return quality
+
+
+def _shuffled(paths: list[str]) -> dict[str, str]:
+    """Each path → another one, the same whatever the order and number of processes: one cycle through all of them."""
+    order = torch.randperm(len(paths), generator=keyed_generator("shuffle_quality")).tolist()
+    cycle = [sorted(paths)[index] for index in order]
+    return dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
 
 
 @functools.lru_cache(maxsize=65536)
