@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple, cast
@@ -34,7 +33,6 @@ from .patching import PatchEmbed, PatchGrid, unpatchify
 
 GRANULARITIES = ("global", "clip", "frame", "adaln")
 POSITIONS = ("sincos", "rope")
-_MEAN_MAGNITUDE = (2 / math.pi) ** 0.5  # of a standard normal
 BlockText = Text | TextKeys | FoldedText | None
 
 
@@ -73,10 +71,6 @@ class MaskedDiffusionTransformer(nn.Module):
         num_levels: number of quality levels.
         unknown_level: whether level 0, "unknown", has an embedding.
         position_scale: positions are divided by it.
-        signless: for latents whose neighbours share their size but not their sign, as a transform's coefficients do:
-            tokens see the magnitudes of the noisy latents too, and the output has, for each latent, a predicted gain
-            times its noisy value. That is most of denoising there, and the width of a token cannot express it
-            otherwise. Our addition; the published model has none.
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
     Raises:
         ValueError: for arguments that do not fit together, named in the message.
@@ -102,7 +96,6 @@ class MaskedDiffusionTransformer(nn.Module):
         num_levels: int = 5,
         unknown_level: bool = True,
         position_scale: float = 1.0,
-        signless: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -110,14 +103,14 @@ class MaskedDiffusionTransformer(nn.Module):
         self.head_dim = dim // num_heads
         self.positions, self.position_scale, self.ffn = positions, position_scale, ffn
         self.quality, self.num_levels, self.unknown_level = tuple(quality), num_levels, unknown_level
-        self.signless, self.checkpointing = signless, checkpointing
+        self.checkpointing = checkpointing
         self.prefix = int("clip" in self.quality)  # number of tokens before the patches
         self._check_arguments(dim, depth, decoder_depth, num_heads)
 
         def blocks(number: int, skip: bool) -> nn.ModuleList:
             return nn.ModuleList(Block(dim, num_heads, ffn_ratio, ffn, skip) for _ in range(number))
 
-        self.patch_embed = PatchEmbed(latent_channels * (1 + signless), dim, patch, overlap)
+        self.patch_embed = PatchEmbed(latent_channels, dim, patch, overlap)
         self.time_embed = TimestepEmbedding(dim)
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.context_embed = Linear(context_dim, dim)
@@ -127,7 +120,7 @@ class MaskedDiffusionTransformer(nn.Module):
         self.out_blocks = blocks(half, skip=True)
         self.side_blocks = blocks(1, skip=False)
         self.decoder_blocks = blocks(decoder_depth, skip=True)
-        self.final_layer = FinalLayer(dim, patch[0] * patch[1] * latent_channels * (1 + signless))
+        self.final_layer = FinalLayer(dim, patch[0] * patch[1] * latent_channels)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self._make_position_tables(dim)
         self.initialize_weights()
@@ -245,15 +238,9 @@ class MaskedDiffusionTransformer(nn.Module):
         for block, text in zip(self.decoder_blocks, texts.decoder_blocks, strict=True):
             hidden = self._run(block, hidden, modulation, text, skip=tokens, rotary=rotary)
         values = self.final_layer(hidden[:, self.prefix :], time)  # [B, P, p_t * p_f * C]
-        output = unpatchify(values, grid)  # [B, C, T, F]; twice the channels where signless
-        if not self.signless:
-            return output
-        offset, gain = output.chunk(2, dim=1)  # [B, C, T, F] each
-        return torch.addcmul(offset, gain, x.to(gain.dtype))
+        return unpatchify(values, grid)  # [B, C, T, F]
 
     def _tokens(self, x: Tensor, levels: dict[str, Tensor], grid: PatchGrid) -> Tensor:
-        if self.signless:
-            x = torch.cat([x, x.abs() - _MEAN_MAGNITUDE], dim=1)  # [B, 2 C, T, F]
         tokens = self.patch_embed(x)  # [B, P, D]
         if self.positions == "sincos":
             tokens = tokens + self.pos_embed

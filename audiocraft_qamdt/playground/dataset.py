@@ -30,8 +30,10 @@ CURVE_HOP = 0.5  # seconds
 STEPS = tuple(step / 10 for step in range(11))
 
 
-CHAIN = ("clipping", "hum", "noise", "bandlimit", "bit_depth")
+CHAIN = ("clipping", "bandlimit", "hum", "noise", "bit_depth")
 """Calibration kinds in the order in which a recording meets them."""
+LEVEL = 0.1
+"""Root mean square of every track (-20 dBFS), or less where the peak would clip: loudness says nothing of quality."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def draw_faults(seed: int, index: int, degraded: float = 0.7) -> Faults:
         degraded: share of the tracks that are not clean.
     """
     rng = np.random.default_rng((seed, index, 2))
-    clean, spare, chosen = rng.uniform() >= degraded, rng.choice(CHAIN), rng.uniform(size=len(CHAIN)) < 0.4
+    clean, spare, chosen = rng.uniform() >= degraded, rng.choice(CHAIN), rng.uniform(size=len(CHAIN)) < 0.6
     start, stop = rng.beta(2, 2, 2)
     if clean:
         return Faults()
@@ -85,7 +87,12 @@ def make_track(
     generator = np.random.default_rng((seed, index, 3))
     for kind in faults.kinds:
         audio = degrade(audio, sample_rate, kind, faults.curve(len(audio)), generator)
-    return to_pcm16(audio), _sidecar(piece, faults, duration, sample_rate)
+    return to_pcm16(_levelled(audio)), _sidecar(piece, faults, duration, sample_rate)
+
+
+def _levelled(audio: np.ndarray) -> np.ndarray:
+    rms, peak = np.sqrt(np.mean(np.square(audio))) + 1e-9, np.abs(audio).max(initial=1e-9)
+    return audio * min(LEVEL / rms, 0.99 / peak)
 
 
 def to_pcm16(audio: np.ndarray) -> np.ndarray:

@@ -27,7 +27,6 @@ VARIANTS: list[dict[str, Any]] = [
     {"ffn": "swiglu", "quality": GRANULARITIES},
     {"positions": "rope", "quality": ()},
     {"patch": (4, 3), "overlap": (1, 2), "quality": ("clip", "adaln")},
-    {"patch": (4, 3), "overlap": (1, 1), "signless": True},
 ]
 
 
@@ -105,23 +104,6 @@ def test_every_parameter_gets_a_gradient_in_a_masked_step(variant):
 def test_an_untrained_model_predicts_zero(variant):
     model = MaskedDiffusionTransformer(**{**TINY, **variant})
     assert not model(**inputs(model)).any()
-
-
-@torch.no_grad()
-def test_a_signless_model_scales_each_noisy_value_on_its_own():
-    model = MaskedDiffusionTransformer(**{**TINY, "patch": (4, 2), "signless": True})
-    conditions = inputs(model)
-    gains = normal(4, 2, 2, 3, seed=4)  # within a patch: frames, bins, (offset, gain), channels
-    gains[:, :, 0] = 0
-    model.final_layer.linear.bias.copy_(gains.flatten())
-    expected = gains[:, :, 1].permute(2, 0, 1).repeat(1, 4, 2)  # [C, T, F]
-    close(model(**conditions), conditions["x"] * expected)
-    model.final_layer.linear.bias.zero_()
-    model.final_layer.linear.weight.copy_(normal(*model.final_layer.linear.weight.shape, seed=5))
-    model.patch_embed.proj.weight[:, :3] = 0  # what is left of the input are its magnitudes
-    values = model.final_layer.linear.weight.unflatten(0, (4, 2, 2, 3))
-    values[:, :, 1] = 0  # and of the output, the offsets
-    close(model(**{**conditions, "x": -conditions["x"]}), model(**conditions))
 
 
 def test_initialisation_is_the_published_one():
