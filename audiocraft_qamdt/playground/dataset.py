@@ -96,7 +96,7 @@ def _levelled(audio: np.ndarray) -> np.ndarray:
 
 
 def to_pcm16(audio: np.ndarray) -> np.ndarray:
-    """Samples within ±1 as the int16 of a wav file."""
+    """Samples within ±1 as the int16 of a file."""
     return np.round(audio * 32767).astype(np.int16)
 
 
@@ -116,7 +116,7 @@ def _sidecar(piece: Piece, faults: Faults, duration: float, sample_rate: int) ->
         "instrument": piece.lead,
         "duration": duration,
         "sample_rate": sample_rate,
-        "file_extension": "wav",
+        "file_extension": "flac",
         "playground": {
             "kinds": list(faults.kinds),
             "severity": round(float(curve.mean()), 4),
@@ -141,7 +141,7 @@ def make_dataset(
     degraded: float = 0.7,
     splits: Mapping[str, float] = SPLITS,
 ) -> dict[str, Path]:
-    """Write the data set: a folder per split, with wav files, sidecars and `data.jsonl.gz`.
+    """Write the data set: a folder per split, with flac files, sidecars and `data.jsonl.gz`.
 
     Run again with the same arguments, it writes what is missing and leaves the rest alone, annotations included.
 
@@ -167,11 +167,11 @@ def make_dataset(
             folders[split] = folder / split
             folders[split].mkdir(parents=True, exist_ok=True)
             for index in indices:
-                _write_track(folders[split] / f"{_stem(index)}.wav", index=index, **arguments)
+                _write_track(folders[split] / f"{_stem(index)}.flac", index=index, **arguments)
                 progress.update()
             manifest = folders[split] / MANIFEST_FILES[1]
             if not manifest.exists():
-                write_manifest(manifest, (_row(folders[split] / f"{_stem(index)}.wav") for index in indices))
+                write_manifest(manifest, (_row(folders[split] / f"{_stem(index)}.flac") for index in indices))
     return folders
 
 
@@ -199,12 +199,13 @@ def _divide(tracks: int, splits: Mapping[str, float]) -> dict[str, range]:
 
 
 def _write_track(path: Path, **arguments: Any) -> None:
+    # FLAC: AudioCraft reads it through soundfile, ten times as fast as wav, which it opens with FFmpeg.
     # The sidecar comes last: where it is, the track is whole.
     if path.exists() and sidecar_path(path).exists():
         return
     audio, sidecar = make_track(**arguments)
     with replacing(path) as part:
-        soundfile.write(part, audio, arguments["sample_rate"], format="WAV", subtype="PCM_16")
+        soundfile.write(part, audio, arguments["sample_rate"], format="FLAC", subtype="PCM_16")
     write_json(sidecar_path(path), sidecar)
 
 
