@@ -48,6 +48,27 @@ def spectrogram(audio: Tensor, sample_rate: int, path: str | Path, title: str = 
         axes.figure.colorbar(image, ax=axes, label="dBFS")
 
 
+def quality_curves(curves: dict[str, dict[str, tp.Any]], judge: str, path: str | Path) -> None:
+    """Judged quality against the level asked for, and along clips whose level rises, with confidence bands.
+
+    Args:
+        curves: "level" and perhaps "rise" → `at`, `mean`, `low`, `high` [K] and `rank_correlation`.
+        judge: who judged.
+        path: PNG to write.
+    """
+    with _figure(path, (6, 4)) as axes:
+        labels = {"level": "level asked for", "rise": "seconds"}
+        for name, color in (("level", "tab:blue"), ("rise", "tab:orange")):
+            if name not in curves:
+                continue
+            curve, ax = curves[name], axes if name == "level" else axes.twiny()
+            ax.plot(curve["at"], curve["mean"], marker="o", color=color)
+            ax.fill_between(curve["at"], curve["low"], curve["high"], color=color, alpha=0.2, label="95 %")
+            ax.set_xlabel(f"{labels[name]} (rank correlation {curve['rank_correlation']:.2f})", color=color)
+        axes.set_ylabel(f"quality judged by {judge}")
+        axes.grid(alpha=0.3)
+
+
 class _figure:
     """A figure with one pair of axes that is saved under its name when the block ends well."""
 

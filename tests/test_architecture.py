@@ -40,6 +40,7 @@ LEVELS = [
     ("register", 6),
     ("train", 7),
     ("importing", 5),
+    ("quality_curve", 5),
     ("demo", 8),
     ("commands", 9),
     ("cli", 10),
