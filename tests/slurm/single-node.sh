@@ -12,10 +12,13 @@ export SLURM_CONF=$root/slurm.conf
 
 down() {
   timeout 10 scancel --user="$(id -un)" 2>/dev/null || true
-  for daemon in slurmd slurmctld slurmdbd mariadbd munged; do
-    local pid; pid=$(cat "$root/$daemon.pid" 2>/dev/null) || continue
-    kill "$pid" 2>/dev/null || true
-    for ((i = 0; i < 50; i++)); do [ -d "/proc/$pid" ] || break; sleep 0.1; done
+  local pids; pids=$(cat "$root"/{slurmd,slurmctld,slurmdbd,mariadbd,munged}.pid 2>/dev/null || true)
+  for signal in TERM KILL; do  # what has not ended after 3 s is killed: nothing here is kept
+    for pid in $pids; do kill -$signal "$pid" 2>/dev/null || true; done
+    for ((i = 0; i < 30; i++)); do
+      for pid in $pids; do [ -d "/proc/$pid" ] && { sleep 0.1; continue 2; }; done
+      break 2
+    done
   done
   rm -rf "$root/db"
 }
