@@ -27,7 +27,7 @@ class Audiobox:
         device: where it computes.
     Raises:
         ValueError: for an axis that there is not.
-        ImportError: where audiobox-aesthetics is not installed.
+        RuntimeError: where audiobox-aesthetics is not installed.
     """
 
     sample_rate = 16000

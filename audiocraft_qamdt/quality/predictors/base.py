@@ -102,9 +102,9 @@ def digest(path: Path) -> str:
     return found.hexdigest()[:12]
 
 
-def missing_extra(extra: str) -> ImportError:
+def missing_extra(extra: str) -> RuntimeError:
     """The error for a predictor whose package is not installed."""
-    return ImportError(f'this predictor needs a package: pip install "audiocraft_qamdt[{extra}]"')
+    return RuntimeError(f'this predictor needs a package: pip install "audiocraft_qamdt[{extra}]"')
 
 
 def _known() -> dict[str, str]:

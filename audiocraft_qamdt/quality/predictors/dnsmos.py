@@ -20,7 +20,7 @@ class Dnsmos:
         device: ignored: its networks, which come with speechmos, run on the CPU.
     Raises:
         ValueError: for a score that there is not.
-        ImportError: where speechmos is not installed.
+        RuntimeError: where speechmos is not installed.
     """
 
     sample_rate = 16000
