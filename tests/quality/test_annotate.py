@@ -272,7 +272,8 @@ def test_killed_twenty_times_nothing_is_lost_or_broken(tmp_path):
     root = Path(__file__).resolve().parents[2]
     code = f"import tests.quality.test_annotate as it; it.kill_twenty_times(it.Path({str(tmp_path / 'data')!r}))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
-    subprocess.run([sys.executable, "-c", f"import tests.conftest; {code}"], cwd=root, env=environment, check=True)
+    command = [sys.executable, "-c", f"import tests.conftest; {code}"]
+    subprocess.run(command, cwd=root, env=environment, check=True, timeout=300)
     killed = json.loads((tmp_path / "data" / "killed.json").read_text())
     assert killed["moments"] > 3, "the kills came while it worked"
     report = annotate(tmp_path / "data", Loudness())
