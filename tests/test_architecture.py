@@ -35,6 +35,7 @@ LEVELS = [
     ("checkpoints", 1),
     ("model", 2),
     ("builders", 3),
+    ("metrics", 4),
     ("generate", 4),
     ("solver", 5),
     ("register", 6),
