@@ -66,8 +66,8 @@ def matrix_root(matrix: Tensor) -> Tensor:
 def frechet_distance(first: Moments, second: Moments) -> float:
     """|μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½), the distance of two Gaussians (Dowson and Landau 1982).
 
-    (Σ₁Σ₂)^½ has the trace of (Σ₁^½ Σ₂ Σ₁^½)^½, whose eigenvalues are real and not negative even where Σ₁ or Σ₂ is
-    singular.
+    The trace of (Σ₁Σ₂)^½ is the sum of the singular values of Σ₁^½ Σ₂^½: real, not negative, and exact to rounding also
+    where a covariance is singular, which the root of the product is not.
 
     Raises:
         ValueError: fewer than two embeddings.
@@ -75,8 +75,7 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     for moments in (first, second):
         if moments.count < 2:
             raise ValueError("a Fréchet distance needs at least two embeddings on each side: give more or longer clips")
-    root = matrix_root(first.covariance)
-    cross = torch.linalg.eigvalsh(root @ second.covariance @ root).clamp(min=0).sqrt().sum()
+    cross = torch.linalg.svdvals(matrix_root(first.covariance) @ matrix_root(second.covariance)).sum()
     traces = first.covariance.trace() + second.covariance.trace()
     return ((first.mean - second.mean).square().sum() + traces - 2 * cross).item()
 
@@ -152,9 +151,10 @@ class FrechetMetric(Metric):
 
     def _clip_distances(self) -> dict[str, float]:
         covariance, distances = self.reference.covariance, {}
+        root = matrix_root(covariance)
         for name, (mean, spread) in self.clips.items():
             spread = spread.double()  # [n, D]: its covariance is spread.T @ spread
-            cross = torch.linalg.eigvalsh(spread @ covariance @ spread.T).clamp(min=0).sqrt().sum()
+            cross = torch.linalg.svdvals(spread @ root).sum()
             means = (mean.double() - self.reference.mean).square().sum()
             distances[name] = (means + spread.square().sum() + covariance.trace() - 2 * cross).item()
         return distances

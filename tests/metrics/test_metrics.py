@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -104,11 +105,9 @@ def test_audio_that_cannot_be_measured_names_its_file(audio, problem):
 
 
 def test_keys_say_what_they_depend_on_and_survive_tensorboard():
-    from torch.utils.tensorboard.summary import _clean_tag
-
     number = Number("frechet", "playground-1", 1.0, "evaluate", 64, best_of=3, seed=7)
     assert number.key == "frechet_playground-1/evaluate_n64/best3_seed7"
-    assert _clean_tag(number.key) == number.key
+    assert re.fullmatch(r"[-/\w.]+", number.key), "TensorBoard replaces anything else"
     assert Number("pmos", "acoustic-1", 1.0, "", 8).key == "pmos_acoustic-1/n8"
 
 
@@ -161,7 +160,7 @@ def test_every_number_of_the_playground_ignores_order_and_batches():
         return {number.key: number.value for number in evaluation.numbers(reference="clean")}
 
     base = measure(list(range(10)), 10)
-    assert len(base) == 7 and all(map(math.isfinite, base.values()))
+    assert len(base) == 8 and all(map(math.isfinite, base.values()))
     assert measure([3, 8, 0, 9, 1, 7, 2, 6, 4, 5], 3) == pytest.approx(base, rel=1e-6, abs=1e-6)
 
 
