@@ -6,11 +6,11 @@ import argparse
 import logging
 import sys
 
-from .commands import annotate, data, demo, evaluate, generate, models
+from .commands import annotate, data, demo, evaluate, generate, models, report
 
 logger = logging.getLogger("qamdt")
 
-TOPICS = [data, annotate, generate, evaluate, models, demo]
+TOPICS = [data, annotate, generate, evaluate, report, models, demo]
 """Modules whose `add_parsers(commands)` adds subcommands, in the order that `--help` lists them."""
 
 

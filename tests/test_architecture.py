@@ -42,6 +42,7 @@ LEVELS = [
     ("train", 7),
     ("importing", 5),
     ("demo", 8),
+    ("report", 8),
     ("commands", 9),
     ("cli", 10),
 ]
