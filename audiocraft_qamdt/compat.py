@@ -150,7 +150,7 @@ def _allow_checkpoint_types() -> None:
 
 
 def _read_clap_as_data() -> None:
-    # laion_clap 1.1.7 reads checkpoints with weights_only=False, and fails on those without position_ids, which
+    # laion_clap 1.1.7 runs whatever code a checkpoint holds, and fails on those without position_ids, which
     # transformers no longer has. AudioCraft's `load_clap_state_dict` finds this one instead.
     for module in ("clap_module.factory", "laion_clap.hook"):
         vars(importlib.import_module(module))["load_state_dict"] = read_clap_checkpoint

@@ -99,7 +99,7 @@ class VGGishNetwork(Network):
             self.module.load_state_dict(state)
         self.module.eval().requires_grad_(False).to(device)
         self.mel = mel_matrix().to(device)
-        self.dim = self.module.embeddings[-1].out_features
+        self.dim = len(state["embeddings.4.weight"])
 
     @staticmethod
     def _like(state: dict[str, Tensor]) -> VGGish:
