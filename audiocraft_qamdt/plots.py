@@ -26,6 +26,7 @@ def curves(
     *,
     ylabel: str,
     title: str,
+    size: tuple[float, float] = (6, 4),
 ) -> None:
     """Quantities of several runs by epoch, a colour for each run and a line style for each stage.
 
@@ -33,8 +34,9 @@ def curves(
         histories: Dora histories by the name of the run.
         quantities: stage → its metric to draw; what a run does not have is left out.
         path: PNG to write.
+        size: inches.
     """
-    with _figure(path, (6, 4)) as axes:
+    with _figure(path, size) as axes:
         for run, (name, history) in enumerate(histories.items()):
             for (stage, quantity), style in zip(quantities.items(), ("-", "--", ":"), strict=False):
                 found = [(epoch, stages.get(stage, {}).get(quantity)) for epoch, stages in enumerate(history, 1)]

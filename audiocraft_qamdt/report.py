@@ -23,8 +23,10 @@ from .quality.levels import LevelRule
 logger = logging.getLogger(__name__)
 
 PAGE = "report.html"
-HIDDEN = ("duration",)
+HIDDEN = ("duration", "padded", "unscored")  # of the data and the machine, not of the model
+SMALL = (4.6, 3.0)  # inches
 UNKNOWN = "unknown"
+FORMATS = (".wav", ".mp3", ".ogg", ".flac")  # what AudioCraft writes
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -32,7 +34,8 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bot
 h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; } code { background: #f3f3f3; padding: .1em .3em; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); gap: 1rem; }
 figure { margin: 0; border: 1px solid #ddd; border-radius: 6px; padding: .6rem; overflow: hidden; }
-figure img, .plots img { width: 100%; } audio { width: 100%; height: 2.2rem; } figcaption { font-size: .85rem; }
+figure img, .plots img { width: 100%; } .plots { margin: 1rem 0; }
+audio { width: 100%; height: 2.2rem; } figcaption { font-size: .85rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e5e5e5; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
@@ -115,7 +118,8 @@ def _sample(path: Path, rule: LevelRule | None) -> Sample:
     level = None if asked is None else round(asked)
     if level is None and pmos is not None and rule is not None:
         level = rule.level(pmos)
-    audio = next((other for other in path.parent.glob(f"{path.stem}.*") if other != path), path.with_suffix(".wav"))
+    written = (path.with_suffix(suffix) for suffix in FORMATS)
+    audio = next((other for other in written if other.exists()), path.with_suffix(FORMATS[0]))
     return Sample(audio, conditions.get("description"), level, fields["epoch"])
 
 
@@ -161,7 +165,7 @@ def _summary(run: Run) -> str:
 def _loss(runs: list[Run], out: Path) -> Path:
     histories = {run.name if len(runs) > 1 else "": run.history for run in runs}
     quantities = {"train": "loss", "valid": "loss"}
-    plots.curves(histories, quantities, out / "loss.png", ylabel="loss (min-SNR weighted)", title="Loss")
+    plots.curves(histories, quantities, out / "loss.png", ylabel="loss (min-SNR weighted)", title="Loss", size=SMALL)
     return out / "loss.png"
 
 
@@ -184,7 +188,7 @@ def _metrics(runs: list[Run], out: Path) -> list[Path]:
             continue
         drawn.append(out / f"metric_{safe(name.replace('/', '-'))}.png")
         histories = {run.name if len(runs) > 1 else "": run.history for run in runs}
-        plots.curves(histories, {"evaluate": name}, drawn[-1], ylabel=name.split("/")[0], title=name)
+        plots.curves(histories, {"evaluate": name}, drawn[-1], ylabel="", title=name, size=SMALL)
     return drawn
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,7 +10,8 @@ import subprocess
 import pytest
 
 from audiocraft_qamdt.cli import main
-from audiocraft_qamdt.report import Run, write_report
+from audiocraft_qamdt.quality.levels import QualityStatistics, level_rule
+from audiocraft_qamdt.report import Run, _sample, write_report
 
 from .audio_folder import make_folder
 from .runs import TINY, dora, experiment, log_of, main_in
@@ -69,6 +71,26 @@ def test_what_is_missing_is_said_and_text_is_escaped(tmp_path):
     page = write_report([run, Run("def", [], [], [])], tmp_path).read_text()
     assert "<script>" not in page and "label=&lt;script&gt;" in page
     assert "abc was not evaluated" in page and "def has no samples" in page
+
+
+@pytest.mark.parametrize(
+    "asked, pmos, rule, level",
+    [
+        (None, 4.9, True, 5),
+        (2, 4.9, True, 2),
+        (None, 4.9, False, None),
+        (None, None, True, None),
+        (4.6, None, False, 5),
+    ],
+)
+def test_level_is_what_was_asked_for_else_that_of_the_reference(tmp_path, asked, pmos, rule, level):
+    statistics = QualityStatistics.from_scores([1.0, 2.0, 3.0, 4.0, 5.0], "test", "1", 0)
+    conditioning = {"description": "slow piano", "quality_frame": [pmos], "quality_clip": pmos}
+    fields = {"conditioning": conditioning, "generation_args": {"quality": asked}, "epoch": 3}
+    (tmp_path / "clip_a.b.json").write_text(json.dumps(fields))
+    (tmp_path / "clip_a.b.wav").touch()
+    sample = _sample(tmp_path / "clip_a.b.json", level_rule("quantile", statistics) if rule else None)
+    assert (sample.level, sample.epoch, sample.audio.name) == (level, 3, "clip_a.b.wav")
 
 
 def test_unknown_signature_is_named(tmp_path, caplog):

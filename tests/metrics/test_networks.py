@@ -231,6 +231,14 @@ def test_missing_weights_say_where_to_get_them_and_where_to_put_them(build, mess
         build()
 
 
+def test_the_text_encoder_without_weights_says_the_same(tmp_path):
+    from audiocraft_qamdt.builders import _conditioner
+
+    message = "(?s)text encoder 'nobody/flan' of https://huggingface.co/nobody/flan.*description.qamdt_t5.name"
+    with pytest.raises(MissingWeights, match=message):
+        _conditioner("description", {"model": "qamdt_t5", "qamdt_t5": {"name": "nobody/flan"}}, 16, "cpu")
+
+
 def test_weights_that_are_code_are_refused(tmp_path):
     class Payload:
         def __reduce__(self):
