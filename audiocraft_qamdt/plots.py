@@ -44,7 +44,8 @@ def curves(
                 if points:
                     label = " ".join(filter(None, (name, stage)))
                     axes.plot(*zip(*points, strict=True), style, color=f"C{run}", marker="o", markersize=3, label=label)
-        axes.set(xlabel="epoch", ylabel=ylabel, title=title)
+        axes.set(xlabel="epoch", ylabel=ylabel)
+        axes.set_title(title, fontsize=12 if len(title) < 40 else 8)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         if axes.lines:

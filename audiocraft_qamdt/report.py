@@ -36,7 +36,7 @@ h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; } code { background: #f3f3f3; padd
 figure { margin: 0; border: 1px solid #ddd; border-radius: 6px; padding: .6rem; overflow: hidden; }
 figure img, .plots img { width: 100%; } .plots { margin: 1rem 0; }
 audio { width: 100%; height: 2.2rem; } figcaption { font-size: .85rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; }
+.scroll { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-size: .85rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e5e5e5; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 """

@@ -19,12 +19,10 @@ from .compat import prepare
 from .conditioners import drop_conditions, to_levels
 from .data.cache import LatentBatchLoader, to_record
 from .data.dataset import QualityMusicInfo
+from .data.manifest import find_manifest
 from .generate import QAMDT
 from .latents.compression import LatentCompressionModel
-from .metrics.base import Batch as GeneratedBatch
-from .metrics.base import Metric
-from .metrics.stage import generated_batch, logged, stage_metrics, write_evaluation
-from .metrics.table import Evaluation, gather_scores, sum_over_ranks
+from .metrics import base, stage, table
 from .model import QAMDTModel
 from .models.layers import Block
 from .models.masking import TokenMask, draw_mask
@@ -367,30 +365,30 @@ class QAMDTSolver(MusicGenSolver):
         metrics = self._build_metrics()
         if not metrics:
             return {}
-        evaluation, loader = Evaluation(metrics), self.dataloaders["evaluate"]
+        evaluation, loader = table.Evaluation(metrics), self.dataloaders["evaluate"]
         for batch in self.log_progress("evaluate_generation", loader, total=len(loader), updates=self.log_updates):
             evaluation.update(self._generate_to_evaluate(batch))
         numbers = evaluation.numbers(
-            sum_over_ranks(self.device),
-            reference=Path(self.cfg.datasource.evaluate).name,
+            table.sum_over_ranks(self.device),
+            reference=find_manifest(self.cfg.datasource.evaluate).parent.name,
             best_of=self.cfg.generate.candidates,
             seed=self.cfg.generate.seed,
         )
-        scores = gather_scores(evaluation.scores())
+        scores = table.gather_scores(evaluation.scores())
         if flashy.distrib.is_rank_zero():
-            write_evaluation(self.folder, self.epoch, numbers, scores)
-        return logged(numbers)
+            stage.write_evaluation(self.folder, self.epoch, numbers, scores)
+        return stage.logged(numbers)
 
-    def _build_metrics(self) -> list[Metric]:
+    def _build_metrics(self) -> list[base.Metric]:
         switches, options = dict_from_config(self.cfg.evaluate.metrics), dict_from_config(self.cfg.metrics)
-        return stage_metrics(switches, options, str(self.device), self.compression_model)
+        return stage.stage_metrics(switches, options, str(self.device), self.compression_model)
 
-    def _generate_to_evaluate(self, batch: Batch) -> GeneratedBatch:
+    def _generate_to_evaluate(self, batch: Batch) -> base.Batch:
         audio, infos = batch
         duration = self.cfg.evaluate.fixed_generation_duration or audio.shape[-1] / self.cfg.sample_rate
         outputs = self.run_generate_step(batch, gen_duration=duration)
         seconds = outputs["rtf"] * duration * len(infos)
-        return generated_batch(outputs["gen_audio"], audio, infos, seconds, **self.cfg.generate.audio)
+        return stage.generated_batch(outputs["gen_audio"], audio, infos, seconds, **self.cfg.generate.audio)
 
     def _request(self, info: QualityMusicInfo, without_text: bool) -> tp.Any:
         description = None if without_text else info.description
