@@ -27,10 +27,9 @@ def argv(folder, *more):
 
 @pytest.mark.slow
 def test_evaluate_runs_end_to_end_with_all_metrics_that_need_no_download(folder, tmp_path):
-    train = argv(folder, "evaluate.every=null")
-    assert dora(tmp_path, *train).returncode == 0, log_of(tmp_path)[-3000:]
-    trained = experiment(tmp_path, *train)
-    evaluate = argv(folder, *PLAYGROUND, "execute_only=evaluate", f"continue_from=//sig/{trained.name}")
+    with solver_in(tmp_path, *argv(folder, "evaluate.every=null")) as solver:
+        solver.run()
+    evaluate = argv(folder, *PLAYGROUND, "execute_only=evaluate", f"continue_from=//sig/{solver.folder.name}")
     assert dora(tmp_path, *evaluate).returncode == 0, log_of(tmp_path)[-3000:]
     run = experiment(tmp_path, *evaluate)
     numbers = history(run)[0]["evaluate"]
