@@ -6,11 +6,11 @@ import argparse
 import logging
 import sys
 
-from .commands import annotate, data, demo, generate, models, quality_curve
+from .commands import annotate, data, demo, evaluate, generate, models, quality_curve, report
 
 logger = logging.getLogger("qamdt")
 
-TOPICS = [data, annotate, generate, quality_curve, models, demo]
+TOPICS = [data, annotate, generate, evaluate, quality_curve, report, models, demo]
 """Modules whose `add_parsers(commands)` adds subcommands, in the order that `--help` lists them."""
 
 

@@ -12,8 +12,20 @@ Scorer = tp.Callable[[Tensor, int, list[str]], Tensor]
 """scorer(audio [B, 1, S], sample_rate, texts) -> agreement [B], higher is better."""
 
 
+SHORTEST = 1.0  # seconds of a last window that counts, where it is not the only one
+
+
+def windows(audio: Tensor, size: int, shortest: int) -> list[Tensor]:
+    """Consecutive windows of at most `size` samples of audio [S]; a remainder below `shortest` is left out."""
+    whole, *rest = audio.split(size)
+    return [whole, *(window for window in rest if len(window) >= shortest)]
+
+
 class ClapScorer:
     """Cosine similarity of audio and text in the space of a CLAP model (arXiv 2211.06687).
+
+    Audio longer than the model's window, of which the model's own preparation takes a random part, is cut into
+    windows whose embeddings are averaged; shorter audio is repeated until it fills one, as in training.
 
     Args:
         name: hub id or local folder of a transformers `ClapModel` and its processor.
@@ -27,16 +39,40 @@ class ClapScorer:
         self.model.to(device)
         self.processor = ClapProcessor.from_pretrained(name)
         self.device = device
+        self.dim = self.model.config.projection_dim
 
     @torch.no_grad()
+    def embed_audio(self, audio: Tensor, sample_rate: int) -> Tensor:
+        """Embeddings [n, D] of unit length, one for each window of a clip [S]."""
+        prepare = self.processor.feature_extractor
+        audio = julius.resample_frac(audio.float().cpu(), sample_rate, prepare.sampling_rate)
+        clips = windows(audio, prepare.nb_max_samples, round(SHORTEST * prepare.sampling_rate))
+        fusion = self.model.config.audio_config.enable_fusion
+        inputs = prepare(
+            [clip.numpy() for clip in clips],
+            sampling_rate=prepare.sampling_rate,
+            truncation="fusion" if fusion else "rand_trunc",
+            return_tensors="pt",
+        )
+        # The extractor calls one at random longer than it is, so that training has one in each batch.
+        longer = torch.zeros(len(clips), 1, dtype=torch.bool, device=self.device)
+        output = self.model.get_audio_features(inputs["input_features"].to(self.device), is_longer=longer)
+        return _pooled(output).cpu()
+
+    @torch.no_grad()
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        """Embeddings [B, D] of unit length."""
+        inputs = self.processor.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(self.device)
+        return _pooled(self.model.get_text_features(**inputs)).cpu()
+
     def __call__(self, audio: Tensor, sample_rate: int, texts: list[str]) -> Tensor:
-        wanted = self.processor.feature_extractor.sampling_rate
-        clips = [clip.mean(0).numpy() for clip in julius.resample_frac(audio.float().cpu(), sample_rate, wanted)]
-        inputs = self.processor(
-            text=texts, audio=clips, sampling_rate=wanted, padding=True, truncation=True, return_tensors="pt"
-        ).to(self.device)
-        output = self.model(**inputs)
-        return torch.cosine_similarity(output.audio_embeds, output.text_embeds).cpu()
+        embedded = torch.stack([self.embed_audio(clip.mean(0), sample_rate).mean(0) for clip in audio])
+        return torch.cosine_similarity(embedded, self.embed_texts(texts))
+
+
+def _pooled(output: tp.Any) -> Tensor:
+    # A tensor until transformers 5, which gives the whole output.
+    return torch.nn.functional.normalize(getattr(output, "pooler_output", output), dim=-1)
 
 
 def best_of(candidates: list[Tensor], sample_rate: int, texts: list[str], scorer: Scorer) -> Tensor:

@@ -36,6 +36,7 @@ LEVELS = [
     ("checkpoints", 1),
     ("model", 2),
     ("builders", 3),
+    ("metrics", 4),
     ("generate", 4),
     ("solver", 5),
     ("register", 6),
@@ -43,6 +44,7 @@ LEVELS = [
     ("importing", 5),
     ("quality_curve", 5),
     ("demo", 8),
+    ("report", 8),
     ("commands", 9),
     ("cli", 10),
 ]
