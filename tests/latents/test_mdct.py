@@ -54,7 +54,13 @@ def test_the_transform_is_orthonormal():
 @pytest.mark.parametrize("level, least", [(0.9, 100), (1e-2, 100), (1e-4, 100), (1e-6, 60)])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"sample_rate": 32000, "hop": 512, "channels": 8}, {"compand": 1.0}, {"compand": 0.2}, {"compand": 0.05, "split": True}],
+    [
+        {},
+        {"sample_rate": 32000, "hop": 512, "channels": 8},
+        {"compand": 1.0},
+        {"compand": 0.2},
+        {"compand": 0.05, "split": True},
+    ],
     ids=["default", "32khz", "linear", "strong", "split"],
 )
 def test_round_trip_at_any_level(options, level, least):

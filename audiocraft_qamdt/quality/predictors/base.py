@@ -21,6 +21,7 @@ PREDICTORS: dict[str, str] = {
     "audiobox": "audiocraft_qamdt.quality.predictors.audiobox:Audiobox",
     "constant": "audiocraft_qamdt.quality.predictors.constant:Constant",
     "dnsmos": "audiocraft_qamdt.quality.predictors.dnsmos:Dnsmos",
+    "playground": "audiocraft_qamdt.quality.predictors.playground:PlaygroundJudge",
     "wav2vec2": "audiocraft_qamdt.quality.predictors.wav2vec2:Wav2Vec2",
 }
 
