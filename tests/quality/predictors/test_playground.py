@@ -1,4 +1,4 @@
-"""The playground's judge hears the true severity of faults, alone and together, in pieces that nothing was trained on."""
+"""The playground's judge hears the true severity of faults, alone and together, in pieces that it never saw."""
 
 from __future__ import annotations
 
