@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from audiocraft_qamdt.builders import MissingWeights
-from audiocraft_qamdt.metrics.base import Batch, Clip
+from audiocraft_qamdt.metrics.base import AudioCraftBatch, Batch, Clip
 from audiocraft_qamdt.metrics.clap import ClapNetwork, TextAgreement
 from audiocraft_qamdt.metrics.networks import EncodecNetwork, Networks, PlaygroundNetwork
-from audiocraft_qamdt.metrics.passt import PasstNetwork
+from audiocraft_qamdt.metrics.passt import VARIANTS, PasstNetwork
+from audiocraft_qamdt.metrics.table import Evaluation, Setup, build_metrics
 from audiocraft_qamdt.metrics.vggish import VGGish, VGGishNetwork, log_mel_examples, mel_matrix
 
 
@@ -103,6 +104,30 @@ def test_small_passt_gives_audiocrafts_probabilities(small_passt):
     assert network(audio(0.1), 16000).embeddings.shape == (1, 64)
 
 
+def test_audiocrafts_kld_flag_and_ours_are_one_number(tmp_path, monkeypatch):
+    """Also: a published file that was put into torch's hub cache by hand is used without a download."""
+    passt = pytest.importorskip("hear21passt.models.passt")
+    torch.manual_seed(0)
+    network = passt.PaSST(img_size=(128, 2000), stride=10, embed_dim=64, depth=1, num_heads=1, distilled=True)
+    with torch.no_grad():
+        network.head[1].weight.normal_()
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(network.state_dict(), tmp_path / "checkpoints" / VARIANTS[20].url.rsplit("/", 1)[1])
+    options = {"kld": {"use_gt": False, "model": "passt", "passt": {"pretrained_length": 20}}}
+    setup = Setup(Networks({}), options, compress=lambda audio: audio)
+    metrics = build_metrics({"kld": True, "kl": "passt"}, setup)
+    generated, reference = (torch.stack([audio(3.0, 32000, seed + i)[None] for i in range(2)]) for seed in (0, 5))
+    clips = [[Clip(str(i), item[0], 32000) for i, item in enumerate(side)] for side in (generated, reference)]
+    batch = Batch(*clips, audiocraft=AudioCraftBatch(generated, reference, torch.tensor([96000] * 2), ["a", "b"]))
+    evaluation = Evaluation(metrics)
+    evaluation.update(batch)
+    found = {number.metric: number for number in evaluation.numbers(reference="set")}
+    assert found["kld"].value == pytest.approx(found["kl"].value, rel=1e-4) and found["kl"].value > 0
+    assert found["kld_qp"].value == pytest.approx(found["kl_reverse"].value, rel=1e-4)
+    assert (found["kld"].key, found["kl"].key) == ("kld_passt-20/set_n2", "kl_passt-20s/set_n2")
+
+
 # ---- CLAP
 
 
@@ -150,7 +175,7 @@ state = {f"module.{key}": value for key, value in module.model.state_dict().item
 state["module.text_branch.embeddings.position_ids"] = torch.arange(80)[None]
 torch.save({"epoch": 15, "state_dict": state, "best": np.float64(90.14)}, folder / "music.pt")
 
-from audiocraft_qamdt.metrics.base import Batch, Clip
+from audiocraft_qamdt.metrics.base import AudioCraftBatch, Batch, Clip
 from audiocraft_qamdt.metrics.clap import ClapNetwork, TextAgreement
 network = ClapNetwork(str(folder / "music.pt"), arch="HTSAT-tiny")
 expected = module.model.state_dict()

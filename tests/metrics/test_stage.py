@@ -8,9 +8,11 @@ import math
 import pytest
 import torch
 
+from audiocraft_qamdt.metrics.networks import NETWORKS
+from audiocraft_qamdt.metrics.table import METRICS
 from audiocraft_qamdt.playground.dataset import make_dataset
 
-from ..runs import TINY, dora, experiment, history, log_of, solver_in
+from ..runs import TINY, dora, experiment, history, log_of, main_in, solver_in
 
 PLAYGROUND = ["solver/qamdt/evaluation=playground", "dataset.evaluate.num_samples=20"]
 
@@ -52,6 +54,15 @@ def test_evaluate_runs_end_to_end_with_all_metrics_that_need_no_download(folder,
     record = json.loads((run / "evaluation" / "1.json").read_text())
     assert {number["key"] for number in record["numbers"]} <= set(numbers)
     assert len(record["scores"]) == 20 and all("frechet_playground-1" in scores for scores in record["scores"].values())
+
+
+@pytest.mark.parametrize("recipe", ["none", "playground", "objective_eval"])
+def test_recipes_fit_the_published_solver(folder, tmp_path, recipe):
+    arguments = ["solver=qamdt", f"solver/qamdt/evaluation={recipe}", "dset=folder", f"folder={folder}"]
+    config = main_in(tmp_path).get_xp(arguments).cfg
+    assert config.dataset.evaluate.num_samples == 1000, "AudioCraft wants a number where segments have a duration"
+    assert set(config.evaluate.metrics) - {"base"} == set(METRICS)
+    assert set(NETWORKS) <= set(config.metrics)
 
 
 def evaluation(outputs, folder, *more):
