@@ -143,7 +143,7 @@ CONDITIONERS: dict[str, tp.Callable[..., BaseConditioner]] = {
 
 def get_conditioner_provider(output_dim: int, cfg: DictConfig) -> ConditioningProvider:
     """AudioCraft's `get_conditioner_provider`, knowing the conditioners in `CONDITIONERS` besides its own."""
-    sections = {} if cfg.conditioners is None else dict_from_config(cfg.conditioners)
+    sections = {} if cfg.conditioners is None else _used(dict_from_config(cfg.conditioners), cfg)
     ours = {name: section for name, section in sections.items() if section.get("model") in CONDITIONERS}
     if not ours:
         return _audiocraft_conditioner_provider(output_dim, cfg)
@@ -154,6 +154,16 @@ def get_conditioner_provider(output_dim: int, cfg: DictConfig) -> ConditioningPr
     for name, section in ours.items():
         provider.conditioners[name] = _conditioner(name, section, output_dim, cfg.device)
     return provider
+
+
+def _used(sections: dict[str, tp.Any], cfg: DictConfig) -> dict[str, tp.Any]:
+    # Every granularity is described in every config (Dora compares configs key by key); the fuser says which are on.
+    fused = {name for key in ModelFuser.FUSING_METHODS for name in cfg.fuser.get(key) or ()} if "fuser" in cfg else None
+    return {
+        name: section
+        for name, section in sections.items()
+        if fused is None or name in fused or section.get("model") != "quality"
+    }
 
 
 def _conditioner(name: str, section: dict[str, tp.Any], output_dim: int, device: str) -> BaseConditioner:

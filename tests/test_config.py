@@ -6,9 +6,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from audiocraft_qamdt.builders import get_fuser
+from audiocraft_qamdt.builders import get_conditioner_provider, get_fuser
 from audiocraft_qamdt.compat import CONFIG_ROOT
 from audiocraft_qamdt.quality.attributes import GRANULARITIES
+
+from .runs import main_in
 
 RECIPES = ["qamdt", *(f"qamdt/{path.stem}" for path in sorted((CONFIG_ROOT / "solver" / "qamdt").glob("*.yaml")))]
 CONDITIONERS = sorted(path.stem for path in (CONFIG_ROOT / "conditioner" / "qamdt").glob("*.yaml"))
@@ -39,7 +41,8 @@ def test_conditioners_switch_on_what_they_are_named_after(name):
     on = {"none": set(), "all": {"prefix", *GRANULARITIES}, "prefix_clip": {"prefix", "clip"}}.get(name, {name})
     assert set(get_fuser(cfg.fuser).quality_granularities()) == on - {"prefix"}
     assert cfg.quality.prefix == ("prefix" in on)
-    assert {key.removeprefix("quality_") for key in cfg.conditioners if key != "description"} == on - {"prefix"}
+    built = set(get_conditioner_provider(cfg.mdt.context_dim, cfg).conditioners)
+    assert built == {"description"} | {f"quality_{granularity}" for granularity in on - {"prefix"}}
 
 
 def test_every_subset_of_granularities_is_a_command_line():
@@ -47,9 +50,16 @@ def test_every_subset_of_granularities_is_a_command_line():
         "solver=qamdt/playground",
         "conditioner=qamdt/clip",
         "fuser.adaln=[quality_adaln]",
-        "+conditioners.quality_adaln={model: quality, quality: {granularity: adaln}}",
     )
     assert get_fuser(cfg.fuser).quality_granularities() == ("clip", "adaln")
+
+
+def test_every_conditioner_is_an_experiment_of_its_own(tmp_path):
+    """Dora compares a run's config with the recipe's key by key, and takes no run that lacks one."""
+    signatures = {
+        main_in(tmp_path).get_xp(["solver=qamdt/debug", f"conditioner=qamdt/{name}"]).sig for name in CONDITIONERS
+    }
+    assert len(signatures) == len(CONDITIONERS)
 
 
 def test_the_two_published_presets_differ_only_where_paper_and_code_do():
