@@ -89,7 +89,8 @@ def test_unknown_settings_are_refused(model):
 
 def test_progress_is_told(model):
     seen = []
-    model.generate(["piano"], progress=lambda done, total: seen.append((done, total)))
+    model.set_custom_progress_callback(lambda done, total: seen.append((done, total)))
+    model.generate(["piano"], progress=True)
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -99,7 +100,7 @@ def test_longer_than_fixed_positions_is_refused(tmp_path):
         solver.restore()
         solver.generator.set_generation_params(steps=2, duration=1.0)
         assert solver.generator.generate(["piano"]).shape[-1] == 16000
-        solver.generator.set_generation_params(duration=5.0)
+        solver.generator.set_generation_params(duration=5.0, extend="rope")
         with pytest.raises(ValueError, match="longer than the 2.56 s.*mdt.positions=rope"):
             solver.generator.generate(["piano"])
 
@@ -111,12 +112,11 @@ def test_nothing_there_is_named(tmp_path):
 
 def test_the_candidate_that_the_scorer_prefers_is_kept(model, monkeypatch):
     """Each text has another favourite among three candidates: the loudest for one, the quietest for the other."""
-    monkeypatch.setattr(model, "clap", "loudness")
     signs = torch.tensor([1.0, -1.0])
     loudness = lambda audio, sample_rate, texts: signs * audio.square().mean((1, 2))  # noqa: E731
     monkeypatch.setattr("audiocraft_qamdt.builders.get_clap", lambda name, device: loudness)
     first = model.generate(["piano", "piano"])
-    model.set_generation_params(num_candidates=3)
+    model.set_generation_params(num_candidates=3, clap="loudness")
     best = model.generate(["piano", "piano"])
     assert best.shape == first.shape
     assert (loudness(best, 16000, []) >= loudness(first, 16000, [])).all() and not torch.equal(best, first)
