@@ -6,11 +6,11 @@ import argparse
 import logging
 import sys
 
-from .commands import annotate, data, demo, generate, models
+from .commands import annotate, app, data, demo, generate, models
 
 logger = logging.getLogger("qamdt")
 
-TOPICS = [data, annotate, generate, models, demo]
+TOPICS = [data, annotate, generate, app, models, demo]
 """Modules whose `add_parsers(commands)` adds subcommands, in the order that `--help` lists them."""
 
 
@@ -28,6 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         return args.run(args)
+    except KeyboardInterrupt:
+        logger.error("interrupted; what is complete is kept")
+        return 130
     except (OSError, ValueError, RuntimeError) as error:
         logger.error("%s", error)
         return 1

@@ -53,8 +53,14 @@ class QAMDT(Pipeline):
             dtype: precision that the network computes in: float32, bfloat16 or float16; None = float32. Codecs always
                 compute in float32.
         """
+        return cls.from_trained(checkpoints.load(name), device, dtype)
+
+    @classmethod
+    def from_trained(
+        cls, trained: checkpoints.TrainedModel, device: str | None = None, dtype: str | torch.dtype | None = None
+    ) -> QAMDT:
+        """As `get_pretrained`, of what was read already."""
         precision = _dtype(dtype)
-        trained = checkpoints.load(name)
         cfg = trained.cfg
         cfg.device = builders.resolve_device(device or "auto")
         codec = builders.get_codec(cfg.latents, cfg.device)
@@ -89,9 +95,9 @@ class QAMDT(Pipeline):
             guidance=builders.get_guidance(cfg.classifier_free_guidance, schedule),
             null_level=cfg.quality.null_level,
             seed=cfg.generate.seed,
-            num_candidates=cfg.generate.candidates,
-            clap=cfg.generate.clap,
             # Models trained before these keys were there do without them.
+            num_candidates=cfg.generate.get("candidates", 1),
+            clap=cfg.generate.get("clap"),
             quality=cfg.generate.get("quality"),
             negative_prompt=cfg.generate.get("negative_prompt"),
             extend=cfg.generate.get("extend", "windows"),
