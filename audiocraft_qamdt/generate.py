@@ -41,7 +41,7 @@ _GUIDANCE = {
 class QAMDT(Pipeline):
     """Text and quality in, audio out: the habits of AudioCraft's `MusicGen` over a `Pipeline`."""
 
-    _progress_callback: Progress | None = None
+    progress_callback: Progress | None = None
 
     @classmethod
     def get_pretrained(cls, name: str, device: str | None = None, dtype: str | torch.dtype | None = None) -> QAMDT:
@@ -137,7 +137,7 @@ class QAMDT(Pipeline):
 
     def set_custom_progress_callback(self, progress_callback: Progress | None = None) -> None:
         """What `progress=True` calls with (steps done, steps in all) instead of drawing a bar; None = the bar again."""
-        self._progress_callback = progress_callback
+        self.progress_callback = progress_callback
 
     # ---- what can be made
 
@@ -267,8 +267,8 @@ class QAMDT(Pipeline):
         **options: tp.Any,
     ) -> Tensor:
         seeds = item_seeds(descriptions, self.params.seed)
-        if not progress or self._progress_callback is not None:
-            return self.generate_from(attributes, seeds, self._progress_callback if progress else None, **options)
+        if not progress or self.progress_callback is not None:
+            return self.generate_from(attributes, seeds, self.progress_callback if progress else None, **options)
         with tqdm(unit="step") as bar:
             return self.generate_from(attributes, seeds, functools.partial(_advance, bar), **options)
 

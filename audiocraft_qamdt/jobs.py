@@ -210,7 +210,8 @@ def _make(batch: list[Job], model: QAMDT, defaults: GenerationParams, bar: tqdm)
         _apply(model, job, defaults)
         attributes.append(model.request(job.prompt, model.params.quality, model.params.pmos))
         seeds += item_seeds([job.prompt], model.params.seed)
-    return model.generate_from(attributes, seeds, lambda done, total: bar.set_postfix_str(f"step {done} of {total}"))
+    report = model.progress_callback or (lambda done, total: bar.set_postfix_str(f"step {done} of {total}"))
+    return model.generate_from(attributes, seeds, report)
 
 
 def _is_made(job: Job, record: dict[str, tp.Any], overwrite: bool) -> bool:
