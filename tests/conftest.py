@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,3 +42,41 @@ def tiny_t5(tmp_path_factory) -> str:
     torch.manual_seed(0)
     T5EncoderModel(config).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> SimpleNamespace:
+    """A model trained for four steps, with every granularity: its experiment, export, and what its solver generates."""
+    from audiocraft_qamdt import checkpoints
+    from audiocraft_qamdt.exporting import CHECK_PROMPTS, CHECK_STEPS
+
+    from .audio_folder import make_folder
+    from .runs import TINY, solver_in
+
+    root = tmp_path_factory.mktemp("trained")
+    overrides = {
+        "folder": make_folder(root / "audio"),
+        "optim.epochs": 1,
+        "optim.updates_per_epoch": 4,
+        "conditioner": "qamdt/all",
+        "diffusion.schedule.prediction": "v",  # keeps an untrained model's audio within bounds
+        "optim.lr": 1e-2,
+        "generate.lm.gen_duration": 1.0,
+    }
+    with solver_in(root / "outputs", *TINY, *(f"{key}={value}" for key, value in overrides.items())) as solver:
+        solver.run()
+        checkpoints.export(root / "export", checkpoints.load(solver.folder))
+        with solver.swap_best_state():  # as AudioCraft's generate and evaluate stages do
+            solver.generator.set_generation_params(steps=CHECK_STEPS, duration=2.56)
+            audio = torch.cat([solver.generator.generate(CHECK_PROMPTS, quality=level) for level in (1, 5)])
+    return SimpleNamespace(experiment=solver.folder, export=root / "export", audio=audio)
+
+
+@pytest.fixture
+def model(trained):
+    """That model, with few steps."""
+    from audiocraft_qamdt.generate import QAMDT
+
+    model = QAMDT.get_pretrained(str(trained.export), "cpu")
+    model.set_generation_params(steps=4)
+    return model
