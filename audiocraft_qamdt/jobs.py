@@ -100,7 +100,7 @@ def make_jobs(
     out: str | Path,
     audio_format: str | None,
     settings: dict[str, tp.Any],
-    copies: int,
+    copies: int = 1,
 ) -> list[Job]:
     """The clips of prompts.
 

@@ -30,7 +30,7 @@ def at_borders(flux: np.ndarray, windows: list[tuple[int, int]], frame: int = HO
 
 
 def surprise(near: np.ndarray, rest: np.ndarray) -> float:
-    """Distance of the largest flux at borders from the mean elsewhere, in what elsewhere's own largest is: 1 = alike."""
+    """Distance of the largest flux at borders from the mean elsewhere, over that of the largest elsewhere."""
     return (near.max() - rest.mean()) / (rest.max() - rest.mean())
 
 
