@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import typing as tp
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, replace
 
 import torch
@@ -161,7 +161,8 @@ class QAMDT(Pipeline):
             Audio [B, channels, S] at `sample_rate`, on the CPU.
         """
         attributes = self._requests(descriptions, quality, pmos, self.params.duration)
-        return self._generate(attributes, descriptions, progress)
+        with self._report(progress) as report:
+            return self.generate_from(attributes, item_seeds(descriptions, self.params.seed), report)
 
     def generate_unconditional(self, num_samples: int, progress: bool = False) -> Tensor:
         """`num_samples` clips of no description, [B, channels, S]."""
@@ -259,18 +260,14 @@ class QAMDT(Pipeline):
 
     # ---- how
 
-    def _generate(
-        self,
-        attributes: list[ConditioningAttributes],
-        descriptions: tp.Sequence[str | None],
-        progress: bool,
-        **options: tp.Any,
-    ) -> Tensor:
-        seeds = item_seeds(descriptions, self.params.seed)
+    @contextmanager
+    def _report(self, progress: bool) -> tp.Iterator[Progress | None]:
+        """What is told of the progress: nothing, the callback that was set, or a bar."""
         if not progress or self.progress_callback is not None:
-            return self.generate_from(attributes, seeds, self.progress_callback if progress else None, **options)
+            yield self.progress_callback if progress else None
+            return
         with tqdm(unit="step") as bar:
-            return self.generate_from(attributes, seeds, functools.partial(_advance, bar), **options)
+            yield functools.partial(_advance, bar)
 
     def _requests(
         self,
@@ -298,10 +295,23 @@ class QAMDT(Pipeline):
         descriptions = [None] * len(audio) if descriptions is None else descriptions
         if len(descriptions) != len(audio):
             raise ValueError(f"{len(descriptions)} descriptions for {len(audio)} clips of audio: give one for each")
-        duration = audio.shape[-1] / self.sample_rate
-        attributes = self._requests(descriptions, quality, None, duration)
+        attributes = self._requests(descriptions, quality, None, audio.shape[-1] / self.sample_rate)
+        with self._report(progress) as report:
+            return self.fill_from(attributes, item_seeds(descriptions, self.params.seed), audio, start, stop, report)
+
+    def fill_from(
+        self,
+        attributes: list[ConditioningAttributes],
+        seeds: list[int],
+        audio: Tensor,
+        start: int,
+        stop: int,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """As `generate_from`, for the samples of `audio` [B, channels, S] from `start` to `stop`; the others stay."""
         known = self._known(audio, start, stop)
-        made = self._generate(attributes, descriptions, progress, duration=duration, known=known)
+        duration = audio.shape[-1] / self.sample_rate
+        made = self.generate_from(attributes, seeds, progress, duration, known)
         return blend(audio, made, start, stop, round(FADE * self.sample_rate))
 
     def _known(self, audio: Tensor, start: int, stop: int) -> Known:

@@ -62,6 +62,7 @@ def trained(tmp_path_factory) -> SimpleNamespace:
         "diffusion.schedule.prediction": "v",  # keeps an untrained model's audio within bounds
         "optim.lr": 1e-2,
         "generate.lm.gen_duration": 1.0,
+        "generate.lm.prompted_samples": True,
     }
     with solver_in(root / "outputs", *TINY, *(f"{key}={value}" for key, value in overrides.items())) as solver:
         solver.run()

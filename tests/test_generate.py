@@ -275,6 +275,12 @@ def test_what_is_kept_survives_the_latents(model, tone):
     assert error < 0.02 * tone.square().mean().sqrt()
 
 
+def test_the_solver_goes_on_from_prompts_too(trained):
+    """AudioCraft's `generate.lm.prompted_samples`: each sample begins with a quarter of its reference segment."""
+    assert len(list(trained.experiment.glob("samples/1/*_prompted*.wav"))) == 2
+    assert len(list(trained.experiment.glob("samples/1/*_unprompted*.wav"))) == 2
+
+
 def test_blend_is_exact_outside_and_ramps_inside():
     audio, made = torch.zeros(1, 1, 20), torch.ones(1, 1, 20)
     blended = blend(audio, made, 8, 12, 3)[0, 0]
