@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import shutil
 import tempfile
 import typing as tp
 from dataclasses import dataclass
@@ -142,6 +143,8 @@ def build(model: QAMDT, name: str, limits: Limits, folder: Path) -> tp.Any:
                 outputs = _outputs(gradio, limits.candidates)
 
         def generate(*values: tp.Any, progress: tp.Any = gradio.Progress()) -> list[tp.Any]:  # noqa: B008
+            for shown_before in folder.iterdir():  # one request at a time, and the page has its own copies
+                shutil.rmtree(shown_before)
             try:
                 clips = make_clips(
                     model,
@@ -246,7 +249,6 @@ def serve(
             quiet=True,
             footer_links=["api"],
             theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-            allowed_paths=[folder],
         )
 
 
