@@ -55,10 +55,13 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def served(trained, tmp_path_factory):
+def served(request, tmp_path_factory):
     """`qamdt app` with the trained model: its address, and the file that names connections it tried to make."""
-    pytest.importorskip("gradio", reason='gradio is not installed: pip install "audiocraft_qamdt[app]"')
-    folder = tmp_path_factory.mktemp("app")
+    pytest.importorskip("gradio", reason='it is not installed: pip install "audiocraft_qamdt[app]"')
+    pytest.importorskip("playwright", reason="it is not installed: pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine: apt-get install chromium")
+    trained, folder = request.getfixturevalue("trained"), tmp_path_factory.mktemp("app")
     port, outside = free_port(), folder / "outside"
     command = [sys.executable, "-c", GUARD, str(outside), "app", "--model", str(trained.export), "--device", "cpu"]
     command += ["--port", str(port), "--max-duration", "4", "--max-candidates", "2", "--max-steps", "8"]
@@ -88,11 +91,10 @@ def _wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
 
 @pytest.fixture
 def page(served):
-    """The page in Chromium; what it complains of and where it connects to is collected in `page.seen`."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="it is not installed: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine: apt-get install chromium")
-    with playwright.sync_playwright() as api:
+    """The page in Chromium, with what it complains of (`problems`) and where it connects to (`addresses`)."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as api:
         browser = api.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         page.set_default_timeout(PATIENCE)
