@@ -52,7 +52,7 @@ LEVELS = [
 ]
 TORCH_ONLY = ("models", "diffusion", "latents.codec", "latents.mdct", "latents.mel_vae", "randomness")
 ALLOWED = {"torch", "numpy", "diffusers", "transformers", "safetensors", "librosa"}
-SEES_CFG = {"checkpoints", "importing", "builders", "solver", "train", "cli", "generate", "register"}
+SEES_CFG = {"checkpoints", "exporting", "importing", "builders", "solver", "train", "cli", "generate", "register"}
 
 
 def modules() -> dict[str, ast.Module]:
