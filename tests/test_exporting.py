@@ -158,13 +158,24 @@ def test_push_and_generate_from_the_hub(exported, tmp_path):
         arguments = ["generate", "piano", "--out", tmp_path / "x.wav", "--steps", 2, "--device", "cpu", "--model"]
         made = qamdt(server.url, tmp_path / "b", *arguments, "me/my-model")
         assert made.returncode == 0, made.stderr
-        missing = qamdt(server.url, tmp_path / "b", *arguments, "me/other")
     record = json.loads((tmp_path / "x.json").read_text())
     from audiocraft_qamdt.jobs import fingerprint
 
     assert record["model"] == "me/my-model"
     assert record["weights"] == fingerprint(QAMDT.get_pretrained(str(exported), "cpu"))
-    assert missing.returncode == 1 and "me/other: neither an export or checkpoint here nor a model on" in missing.stderr
+
+
+def test_models_that_the_hub_does_not_have_are_named(tmp_path, monkeypatch):
+    with hub() as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        with pytest.raises(FileNotFoundError, match="me/other: neither an export or checkpoint here nor a model"):
+            checkpoints.load("me/other")
+        server.models["me/text"] = {"README.md": b"a model of another kind"}
+        with pytest.raises(FileNotFoundError, match="me/text: that model on the hub is no export"):
+            checkpoints.load("me/text")
+    assert any("/api/models/me/other" in request for request in server.requests)
 
 
 def test_uploading_offline_says_so(exported, caplog):
