@@ -211,7 +211,15 @@ def get_objective(cfg: DictConfig) -> DiffusionObjective:
 
 def get_guidance(cfg: DictConfig, schedule: NoiseSchedule) -> Guidance:
     """Guidance of a `classifier_free_guidance` config."""
-    return Guidance(cfg.inference_coef, (cfg.start, cfg.stop), schedule.num_steps)
+    added = ("rescale", "apg_eta", "apg_norm", "apg_momentum")  # models trained before do without these keys
+    options = {key: cfg[key] for key in added if key in cfg}
+    return Guidance(
+        cfg.inference_coef,
+        (cfg.start, cfg.stop),
+        schedule.num_steps,
+        quality_scale=cfg.get("quality_coef"),
+        **options,
+    )
 
 
 @functools.lru_cache(maxsize=1)

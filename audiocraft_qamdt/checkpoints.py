@@ -1,7 +1,8 @@
 """Trained models on disk: AudioCraft's checkpoints read, and exports (config + safetensors) read and written.
 
-An export is a folder with `config.yaml` (the solver's config), `model.safetensors` (network, conditioners and the
-codec's latent statistics) and, where known, `quality.json` (the statistics that levels are derived from).
+An export is a folder, or a model on the Hugging Face hub, with `config.json` (the solver's config), `model.safetensors`
+(network, conditioners and the codec's latent statistics) and, where known, `quality.json` (the statistics that levels
+are derived from). Pretrained parts that came from local files may lie in its folder `weights`; see `PARTS`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import pickle
 import re
 import shutil
 import typing as tp
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,7 +22,17 @@ from torch import Tensor
 
 from .compat import prepare
 
-CONFIG, WEIGHTS, QUALITY = "config.yaml", "model.safetensors", "quality.json"
+CONFIG, WEIGHTS, QUALITY = "config.json", "model.safetensors", "quality.json"
+PARTS = "weights"
+PART_KEYS = (
+    "latents.encodec.checkpoint",
+    "latents.mel_vae.checkpoint",
+    "latents.mel_vae.vae",
+    "latents.mel_vae.vocoder",
+    "conditioners.description.qamdt_t5.name",
+)
+"""Config keys of pretrained parts; in an export, a value that begins with `./` is inside its folder."""
+_HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _STATISTICS = "codec.statistics."
 _MODEL = "model."
 _DTYPES = {
@@ -45,12 +56,14 @@ class TrainedModel:
         model: state of `QAMDTModel`.
         codec_statistics: state of the codec's `LatentStatistics`.
         quality_statistics: fields of `QualityStatistics`; empty if unknown.
+        history: metrics by epoch and stage; empty if unknown.
     """
 
     cfg: DictConfig
     model: dict[str, Tensor]
     codec_statistics: dict[str, Tensor]
     quality_statistics: dict[str, tp.Any]
+    history: list[dict[str, tp.Any]] = field(default_factory=list)
 
     def solver_state(self) -> dict[str, tp.Any]:
         """The same as the part of a solver's state that AudioCraft continues from."""
@@ -67,10 +80,12 @@ def is_export(path: str | Path) -> bool:
 
 
 def load(name: str | Path) -> TrainedModel:
-    """Read an export folder, a checkpoint file, an experiment's folder, `//sig/…` or `//reference/…`.
+    """Read an export folder, a checkpoint file, an experiment's folder, `//sig/…`, `//reference/…` or a hub id.
 
+    Args:
+        name: a hub id is `owner/name` or `owner/name@revision`; what exists on this machine comes first.
     Raises:
-        FileNotFoundError: there is nothing of that name.
+        FileNotFoundError: there is nothing of that name, or the hub cannot be reached.
         ValueError: the file is damaged, holds anything but data, or is not a checkpoint of this solver.
     """
     if is_export(name):
@@ -79,15 +94,44 @@ def load(name: str | Path) -> TrainedModel:
     from audiocraft.utils import checkpoint  # a second to import, and exports do not need it
 
     path = checkpoint.resolve_checkpoint_path(str(name))
+    if path is None and not Path(name).exists() and (hub := _HUB_ID.fullmatch(str(name))):
+        return _load_export(download(hub["id"], hub["revision"]))
     if path is None:
-        raise FileNotFoundError(f"{name}: neither an export (folder with {CONFIG} and {WEIGHTS}) nor a checkpoint")
+        raise FileNotFoundError(
+            f"{name}: neither an export (folder with {CONFIG} and {WEIGHTS}) nor a checkpoint nor a hub id (owner/name)"
+        )
     state = load_safely(path)
     missing = [key for key in ("xp.cfg", "best_state", "codec.statistics") if key not in state]
     if missing:
         raise ValueError(f"{path}: not a checkpoint of solver=qamdt, it has no {', '.join(missing)}")
     return TrainedModel(
-        state["xp.cfg"], state["best_state"]["model"], state["codec.statistics"], state.get("quality_statistics", {})
+        state["xp.cfg"],
+        state["best_state"]["model"],
+        state["codec.statistics"],
+        state.get("quality_statistics", {}),
+        state.get("history", []),
     )
+
+
+def download(hub_id: str, revision: str | None = None) -> Path:
+    """Folder of an export from the Hugging Face hub, fetched where it is not in the hub's cache.
+
+    Raises:
+        FileNotFoundError: there is no such model, it is no export, or the hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [CONFIG, WEIGHTS, QUALITY, f"{PARTS}/**"]
+    try:
+        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"{hub_id}: neither an export or checkpoint here nor a model on the hub ({_first_line(error)})"
+        ) from error
+    if not is_export(folder):
+        raise FileNotFoundError(f"{hub_id}: that model on the hub is no export, it has no {CONFIG} and {WEIGHTS}")
+    return folder
 
 
 def load_safely(path: Path, mmap: bool = False) -> dict[str, tp.Any]:
@@ -108,9 +152,11 @@ def load_safely(path: Path, mmap: bool = False) -> dict[str, tp.Any]:
         raise ValueError(f"{path}: damaged or not a torch checkpoint ({_first_line(error)})") from error
 
 
-def export(folder: str | Path, trained: TrainedModel) -> None:
+def export(folder: str | Path, trained: TrainedModel, finish: tp.Callable[[Path], None] = lambda folder: None) -> None:
     """Write an export: complete under another name first, then renamed; an existing one is replaced.
 
+    Args:
+        finish: called with the export before it is renamed, to add to it; what it raises leaves nothing behind.
     Raises:
         ValueError: weights that are not finite, named.
     """
@@ -122,10 +168,11 @@ def export(folder: str | Path, trained: TrainedModel) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        (part / CONFIG).write_text(OmegaConf.to_yaml(trained.cfg, resolve=True))
+        (part / CONFIG).write_text(json.dumps(OmegaConf.to_container(trained.cfg, resolve=True), indent=2))
         _write_safetensors(dict(_flatten(trained)), part / WEIGHTS)
         if trained.quality_statistics:
             (part / QUALITY).write_text(json.dumps(trained.quality_statistics, indent=2))
+        finish(part)
         _replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -173,13 +220,25 @@ def _load_export(folder: Path) -> TrainedModel:
         raise ValueError(f"{folder / WEIGHTS}: damaged ({_first_line(error)})") from error
     quality = folder / QUALITY
     return TrainedModel(
-        cfg=tp.cast(DictConfig, OmegaConf.load(folder / CONFIG)),
+        cfg=_read_config(folder),
         model={key.removeprefix(_MODEL): value for key, value in state.items() if key.startswith(_MODEL)},
         codec_statistics={
             key.removeprefix(_STATISTICS): value for key, value in state.items() if key.startswith(_STATISTICS)
         },
         quality_statistics=json.loads(quality.read_text()) if quality.exists() else {},
     )
+
+
+def _read_config(folder: Path) -> DictConfig:
+    try:
+        cfg = OmegaConf.create(json.loads((folder / CONFIG).read_text()))
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: damaged ({_first_line(error)})") from error
+    for key in PART_KEYS:
+        value = OmegaConf.select(cfg, key)
+        if isinstance(value, str) and value.startswith("./"):
+            OmegaConf.update(cfg, key, str(folder / value))
+    return cfg
 
 
 def _first_line(error: Exception) -> str:

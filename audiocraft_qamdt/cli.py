@@ -6,11 +6,11 @@ import argparse
 import logging
 import sys
 
-from .commands import annotate, data, demo, evaluate, generate, models, quality_curve, report
+from .commands import annotate, app, data, demo, evaluate, generate, models, quality_curve, report
 
 logger = logging.getLogger("qamdt")
 
-TOPICS = [data, annotate, generate, evaluate, quality_curve, report, models, demo]
+TOPICS = [data, annotate, generate, app, evaluate, quality_curve, report, models, demo]
 """Modules whose `add_parsers(commands)` adds subcommands, in the order that `--help` lists them."""
 
 
@@ -28,6 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         return args.run(args)
+    except KeyboardInterrupt:
+        logger.error("interrupted; what is complete is kept")
+        return 130
     except (OSError, ValueError, RuntimeError) as error:
         logger.error("%s", error)
         return 1

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .compat import prepare
 from .quality.attributes import GRANULARITIES, QUALITY, level_names
-from .quality.levels import LevelRule, prefixed
+from .quality.levels import LevelRule, prefixed, unprefixed
 
 prepare()
 
@@ -245,9 +245,37 @@ def _levels(pmos: float | list[float] | None, rule: LevelRule | None) -> tp.Any:
     return rule.levels(pmos) if isinstance(pmos, list) else rule.level(pmos)
 
 
-def null_attributes(item: ConditioningAttributes, null_level: float) -> ConditioningAttributes:
-    """Attributes of guidance's unconditional branch: no text, quality at `null_level` (0 = unknown), in levels."""
+def null_attributes(
+    item: ConditioningAttributes, null_level: float, negative_prompt: str | None = None
+) -> ConditioningAttributes:
+    """Attributes of guidance's unconditional branch, in levels.
+
+    Args:
+        item: attributes of the conditional branch, in levels.
+        null_level: quality; 0 = unknown.
+        negative_prompt: what to lead away from, in place of no text.
+    """
     item = _own_text(item)
-    levels: dict[str, tp.Any] = dict.fromkeys(level_names(), null_level)
-    item.text = {**dict.fromkeys(item.text), **levels}
+    item.text = {**dict.fromkeys(item.text), "description": negative_prompt, **_null_levels(item, null_level)}
     return item
+
+
+def text_attributes(item: ConditioningAttributes, null_level: float, prefix: bool) -> ConditioningAttributes:
+    """Attributes of the branch that has the text of `item` and the null quality (see `Guidance.quality_scale`).
+
+    Args:
+        prefix: whether `item` has a quality prefix before its description.
+    """
+    description = item.text["description"]
+    item = _own_text(item)
+    item.text.update(_null_levels(item, null_level))
+    item.text["description"] = unprefixed(description) if prefix and description else description
+    return item
+
+
+def _null_levels(item: ConditioningAttributes, null_level: float) -> dict[str, tp.Any]:
+    # A curve stays one: branches are stacked, and a shorter one would be filled up with unknown.
+    curves = {name: item.text.get(name) for name in level_names()}
+    return {
+        name: [null_level] * len(curve) if isinstance(curve, list) else null_level for name, curve in curves.items()
+    }

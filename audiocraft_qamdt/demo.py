@@ -17,6 +17,7 @@ from . import plots
 from .builders import SPLITS
 from .compat import CONFIG_ROOT
 from .data.manifest import read_descriptions, replacing
+from .exporting import Card, export_model
 from .generate import QAMDT
 from .playground.dataset import make_dataset
 from .quality.annotate import annotate
@@ -72,6 +73,8 @@ def run_demo(out: Path, *, tracks: int = 400, epochs: int = 4) -> Path:
         annotate(data / split, predictor)
     logger.info("3/4 train solver=qamdt/playground for %d epochs", epochs)
     experiment = _train(data, out / "outputs", epochs)
+    card = Card("QA-MDT playground", "mit", "Synthetic music of `qamdt playground`: a test bench, not music quality.")
+    export_model(str(experiment), out / "model", card)
     plots.loss_curve(json.loads((experiment / "history.json").read_text()), results / "loss.png")
     logger.info("4/4 generate at quality %s", ", ".join(map(str, LEVELS)))
     clips = _generate(experiment, read_descriptions(data / "generate")[:PROMPTS], results, predictor)

@@ -2,110 +2,75 @@
 
 from __future__ import annotations
 
+import functools
 import typing as tp
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import fields, replace
 
 import torch
+import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor
+from tqdm import tqdm
 
 from . import builders, checkpoints
-from .conditioners import null_attributes
-from .data.dataset import CURVE_RATE
-from .diffusion.guidance import Guidance, guided
-from .diffusion.objective import NoiseSchedule
-from .diffusion.samplers import Denoise, sample
 from .latents.codec import LatentCodec
 from .model import QAMDTModel
-from .quality.attributes import QUALITY, quality_attributes
-from .quality.levels import LevelRule, QualityStatistics, prefixed
-from .randomness import keyed_seed, noise_like_items
-from .rerank import Scorer, best_of
+from .pipeline import Known, Pipeline, Progress
+from .quality.levels import QualityStatistics
+from .request import Curve, GenerationParams, attributes_for, item_seeds
 
+from audiocraft.data.audio_utils import convert_audio  # isort: skip
 from audiocraft.modules.conditioners import ConditioningAttributes  # isort: skip
 
-Progress = tp.Callable[[int, int], None]
-LevelCurve = list[tuple[float, float]]
-"""Quality along a clip: (seconds, level) points, linear between them, held before the first and after the last."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+KEPT_MARGIN = 2
+"""Latent frames beside a border that are made anew: what they hold depends on the audio beyond it."""
+FADE = 0.02
+"""Seconds of crossfade, inside the audio that is kept."""
+
+_GUIDANCE = {
+    "guidance_scale": "scale",
+    "guidance_interval": "interval",
+    "guidance_rescale": "rescale",
+    **{name: name for name in ("quality_scale", "apg_eta", "apg_norm", "apg_momentum")},
+}
+"""Settings of `set_generation_params` -> fields of `Guidance`."""
 
 
-@dataclass(frozen=True)
-class GenerationParams:
-    """Settings of generation.
+class QAMDT(Pipeline):
+    """Text and quality in, audio out: the habits of AudioCraft's `MusicGen` over a `Pipeline`."""
 
-    Args:
-        duration: seconds.
-        steps, sampler: see `diffusion.samplers.sample`.
-        guidance: see `diffusion.guidance.Guidance`.
-        null_level: quality level of the unconditional branch; 0 = unknown (published sampler: 3, paper: 1).
-        seed: item i of a call draws its noise from (seed, i), whatever the batch it is in.
-        num_candidates: clips made for each description, of which the one that CLAP prefers is kept (published: 3).
-    """
-
-    duration: float
-    steps: int = 25
-    sampler: str = "dpmsolver++"
-    guidance: Guidance = Guidance()
-    null_level: float = 0.0
-    seed: int = 0
-    num_candidates: int = 1
-
-
-class QAMDT:
-    """Text and quality in, audio out.
-
-    Args:
-        model: network and conditioners, trained.
-        codec: with the latent statistics that the model was trained with.
-        schedule: noise schedule of the training.
-        params: settings; `set_generation_params` changes them.
-        rule: levels of the training data, which the text prefix is derived from; None if unknown.
-        prefix: whether the model was trained with the quality prefix in its text.
-        autocast: context in which the network is evaluated.
-        project_context: compute the text's keys and values once per generation (not under FSDP, which shards them).
-        clap: hub id or folder of the CLAP model that candidates are chosen with; loaded when there are several.
-    """
-
-    def __init__(
-        self,
-        model: QAMDTModel,
-        codec: LatentCodec,
-        schedule: NoiseSchedule,
-        params: GenerationParams,
-        *,
-        rule: LevelRule | None = None,
-        prefix: bool = False,
-        autocast: tp.Callable[[], AbstractContextManager] = nullcontext,
-        project_context: bool = True,
-        clap: str | None = None,
-    ) -> None:
-        self.model = model
-        self.codec = codec
-        self.schedule = schedule
-        self.params = params
-        self.rule = rule
-        self.prefix = prefix
-        self.autocast = autocast
-        self.project_context = project_context
-        self.clap = clap
+    progress_callback: Progress | None = None
 
     @classmethod
-    def get_pretrained(cls, name: str, device: str = "auto") -> QAMDT:
-        """Load an export folder, a checkpoint, an experiment's folder or a Dora signature (`//sig/<sig>`).
+    def get_pretrained(cls, name: str, device: str | None = None, dtype: str | torch.dtype | None = None) -> QAMDT:
+        """Load an export folder, a hub id, a checkpoint, an experiment's folder or a Dora signature (`//sig/<sig>`).
 
         Args:
-            name: what to load.
-            device: auto, cpu, cuda or mps.
+            name: what to load (see `checkpoints.load`).
+            device: cpu, cuda or mps; None or "auto" = cuda, else mps, else cpu.
+            dtype: precision that the network computes in: float32, bfloat16 or float16; None = float32. Codecs always
+                compute in float32.
         """
-        trained = checkpoints.load(name)
+        return cls.from_trained(checkpoints.load(name), device, dtype)
+
+    @classmethod
+    def from_trained(
+        cls, trained: checkpoints.TrainedModel, device: str | None = None, dtype: str | torch.dtype | None = None
+    ) -> QAMDT:
+        """As `get_pretrained`, of what was read already."""
+        precision = _dtype(dtype)
         cfg = trained.cfg
-        cfg.device = builders.resolve_device(device)
+        cfg.device = builders.resolve_device(device or "auto")
         codec = builders.get_codec(cfg.latents, cfg.device)
         codec.statistics.load_state_dict(trained.codec_statistics)
         model = builders.get_model(cfg, codec)
         model.load_state_dict(trained.model)
-        return cls.from_config(cfg, model.eval(), codec, trained.quality_statistics)
+        autocast: tp.Callable[[], AbstractContextManager] = nullcontext
+        if precision != torch.float32:
+            autocast = functools.partial(torch.autocast, torch.device(cfg.device).type, precision)
+        return cls.from_config(cfg, model.eval(), codec, trained.quality_statistics, autocast=autocast)
 
     @classmethod
     def from_config(
@@ -130,7 +95,13 @@ class QAMDT:
             guidance=builders.get_guidance(cfg.classifier_free_guidance, schedule),
             null_level=cfg.quality.null_level,
             seed=cfg.generate.seed,
-            num_candidates=cfg.generate.candidates,
+            # Models trained before these keys were there do without them.
+            num_candidates=cfg.generate.get("candidates", 1),
+            clap=cfg.generate.get("clap"),
+            quality=cfg.generate.get("quality"),
+            negative_prompt=cfg.generate.get("negative_prompt"),
+            extend=cfg.generate.get("extend", "windows"),
+            extend_stride=cfg.generate.get("extend_stride"),
         )
         statistics = (
             QualityStatistics.from_dict(quality_statistics, "quality statistics") if quality_statistics else None
@@ -142,136 +113,244 @@ class QAMDT:
             params,
             rule=builders.get_level_rule(cfg.quality, statistics),
             prefix=cfg.quality.prefix,
-            clap=cfg.generate.clap,
+            load_scorer=lambda name, device: builders.get_clap(name, device),
             **kwargs,
         )
 
-    @property
-    def sample_rate(self) -> int:
-        return self.codec.sample_rate
+    def set_generation_params(self, **settings: tp.Any) -> None:
+        """Change settings; what is not named stays.
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    def set_generation_params(
-        self,
-        *,
-        guidance_scale: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
-        **settings: tp.Any,
-    ) -> None:
-        """Change settings (fields of `GenerationParams`, and those of its guidance); what is not named stays.
-
+        Args:
+            settings: fields of `GenerationParams`, and those of its guidance: guidance_scale, guidance_interval,
+                guidance_rescale, and quality_scale, apg_eta, apg_norm, apg_momentum under their own names.
         Raises:
             TypeError: a setting that does not exist.
+            ValueError: an impossible value.
         """
-        guidance = self.params.guidance
-        guidance = replace(
-            guidance,
-            scale=guidance.scale if guidance_scale is None else guidance_scale,
-            interval=guidance_interval or guidance.interval,
-        )
-        self.params = replace(self.params, **{"guidance": guidance, **settings})
+        guidance = {_GUIDANCE[key]: settings.pop(key) for key in list(settings) if key in _GUIDANCE}
+        names = {field.name for field in fields(GenerationParams)} - {"guidance"}
+        if unknown := sorted(settings.keys() - names):
+            raise TypeError(
+                f"no settings {', '.join(unknown)}: choose among {', '.join(sorted(names | _GUIDANCE.keys()))}"
+            )
+        self.params = replace(self.params, guidance=replace(self.params.guidance, **guidance), **settings)
+
+    def set_custom_progress_callback(self, progress_callback: Progress | None = None) -> None:
+        """What `progress=True` calls with (steps done, steps in all) instead of drawing a bar; None = the bar again."""
+        self.progress_callback = progress_callback
+
+    # ---- what can be made
 
     def generate(
         self,
-        descriptions: list[str | None],
-        quality: float | LevelCurve | None = None,
-        progress: Progress | None = None,
+        descriptions: tp.Sequence[str | None],
+        quality: float | Curve | None = None,
+        progress: bool = False,
+        *,
+        pmos: float | Curve | None = None,
     ) -> Tensor:
         """Music for each description.
 
         Args:
-            descriptions: what to play; None = unconditional.
-            quality: level 1–5, fractions interpolate; or a curve along the clip; None = unknown.
-            progress: called with (network evaluations done, in all).
+            descriptions: what to play; None or "" = unconditional.
+            quality: level 1–5, fractions interpolate; or a curve along the clip, [(seconds, level), ...];
+                None = that of `set_generation_params`, where None = unknown.
+            progress: show it (see `set_custom_progress_callback`).
+            pmos: quality as a p-MOS 1–5 or a curve of it instead, made to levels as those of the training data were.
         Returns:
-            Audio [B, 1, S] at `sample_rate`, on the CPU.
+            Audio [B, channels, S] at `sample_rate`, on the CPU.
         """
-        attributes = [self.request(description, quality) for description in descriptions]
-        seeds = [keyed_seed(self.params.seed, index) for index in range(len(descriptions))]
-        return self.generate_from(attributes, seeds, progress)
+        attributes = self._requests(descriptions, quality, pmos, self.params.duration)
+        with self._report(progress) as report:
+            return self.generate_from(attributes, item_seeds(descriptions, self.params.seed), report)
 
-    def request(self, description: str | None, quality: float | LevelCurve | None) -> ConditioningAttributes:
-        """Attributes, in levels, for one clip (see `generate`)."""
-        curve = self._sample_curve(quality) if isinstance(quality, list) else None
-        level = sum(curve) / len(curve) if curve else tp.cast("float | None", quality)
-        for value in curve or ([] if level is None else [level]):
-            if not 1 <= value <= 5:
-                raise ValueError(f"quality={value}: levels go from 1 to 5")
-        if self.prefix and self.rule is not None and level is not None:
-            description = prefixed(description, self.rule.level_prefix(round(level)))
-        names = {name: None for name in self.model.condition_provider.text_conditions}
-        return ConditioningAttributes(
-            text={**names, "description": description, **quality_attributes(level, curve, level)}
+    def generate_unconditional(self, num_samples: int, progress: bool = False) -> Tensor:
+        """`num_samples` clips of no description, [B, channels, S]."""
+        return self.generate([None] * num_samples, progress=progress)
+
+    def generate_with_quality_curve(
+        self, descriptions: tp.Sequence[str | None], curve: Curve, progress: bool = False
+    ) -> Tensor:
+        """Music whose quality changes along the clip, [B, channels, S].
+
+        The text's prefix says the mean; the other granularities follow the curve, those of a clip in each window.
+
+        Args:
+            curve: [(seconds, level), ...], linear between the points.
+        """
+        return self.generate(descriptions, quality=curve, progress=progress)
+
+    def generate_continuation(
+        self,
+        prompt: Tensor,
+        prompt_sample_rate: int,
+        descriptions: tp.Sequence[str | None] | None = None,
+        progress: bool = False,
+        *,
+        quality: float | Curve | None = None,
+    ) -> Tensor:
+        """Go on from audio.
+
+        Args:
+            prompt: [B, channels, S], or [channels, S] for one clip.
+            prompt_sample_rate: its sample rate.
+            descriptions: as in `generate`, one for each prompt; None = unconditional.
+        Returns:
+            Audio [B, channels, S] of `duration` seconds, which begins with the prompt.
+        Raises:
+            ValueError: a prompt that is not shorter than `duration`.
+        """
+        audio = self._audio(prompt, prompt_sample_rate)
+        start, samples = audio.shape[-1], self._samples(self.params.duration)
+        if start >= samples:
+            raise ValueError(
+                f"the prompt lasts {start / self.sample_rate:.2f} s, duration={self.params.duration}: set a longer one"
+            )
+        audio = F.pad(audio, (0, samples - start))
+        return self._fill(audio, start, samples, descriptions, quality, progress)
+
+    def inpaint(
+        self,
+        audio: Tensor,
+        start: float,
+        end: float,
+        descriptions: tp.Sequence[str | None] | None = None,
+        progress: bool = False,
+        *,
+        sample_rate: int | None = None,
+        quality: float | Curve | None = None,
+    ) -> Tensor:
+        """Make a part of audio anew.
+
+        Args:
+            audio: [B, channels, S], or [channels, S] for one clip.
+            start, end: the part, in seconds.
+            descriptions: as in `generate`, one for each clip; None = unconditional.
+            sample_rate: of `audio`; None = the model's.
+        Returns:
+            Audio [B, channels, S], equal to what was given but for the part and a crossfade of 20 ms beside it.
+        Raises:
+            ValueError: a part that is not inside the audio.
+        """
+        audio = self._audio(audio, sample_rate or self.sample_rate)
+        first, last = round(start * self.sample_rate), round(end * self.sample_rate)
+        if not 0 <= first < last <= audio.shape[-1]:
+            seconds = audio.shape[-1] / self.sample_rate
+            raise ValueError(f"start={start}, end={end}: give 0 <= start < end <= {seconds:.2f} s, the audio's length")
+        return self._fill(audio, first, last, descriptions, quality, progress)
+
+    def request(
+        self,
+        description: str | None,
+        quality: float | Curve | None,
+        pmos: float | Curve | None = None,
+        duration: float | None = None,
+    ) -> ConditioningAttributes:
+        """Attributes, in levels, for one clip (see `request.attributes_for`)."""
+        item = attributes_for(
+            description,
+            quality,
+            pmos,
+            rule=self.rule,
+            prefix=self.prefix,
+            duration=duration or self.params.duration,
         )
+        item.text = {**dict.fromkeys(self.model.condition_provider.text_conditions), **item.text}
+        return item
 
-    @torch.no_grad()
-    def generate_from(
+    # ---- how
+
+    @contextmanager
+    def _report(self, progress: bool) -> tp.Iterator[Progress | None]:
+        """What is told of the progress: nothing, the callback that was set, or a bar."""
+        if not progress or self.progress_callback is not None:
+            yield self.progress_callback if progress else None
+            return
+        with tqdm(unit="step") as bar:
+            yield functools.partial(_advance, bar)
+
+    def _requests(
+        self,
+        descriptions: tp.Sequence[str | None],
+        quality: float | Curve | None,
+        pmos: float | Curve | None,
+        duration: float,
+    ) -> list[ConditioningAttributes]:
+        if isinstance(descriptions, str) or not descriptions:
+            raise ValueError(f"descriptions={descriptions!r}: give a list of texts, with at least one")
+        if quality is None and pmos is None:
+            quality, pmos = self.params.quality, self.params.pmos
+        return [self.request(description, quality, pmos, duration) for description in descriptions]
+
+    def _fill(
+        self,
+        audio: Tensor,
+        start: int,
+        stop: int,
+        descriptions: tp.Sequence[str | None] | None,
+        quality: float | Curve | None,
+        progress: bool,
+    ) -> Tensor:
+        """Audio [B, channels, S] with the samples from `start` to `stop` made to fit the others."""
+        descriptions = [None] * len(audio) if descriptions is None else descriptions
+        if len(descriptions) != len(audio):
+            raise ValueError(f"{len(descriptions)} descriptions for {len(audio)} clips of audio: give one for each")
+        attributes = self._requests(descriptions, quality, None, audio.shape[-1] / self.sample_rate)
+        with self._report(progress) as report:
+            return self.fill_from(attributes, item_seeds(descriptions, self.params.seed), audio, start, stop, report)
+
+    def fill_from(
         self,
         attributes: list[ConditioningAttributes],
         seeds: list[int],
+        audio: Tensor,
+        start: int,
+        stop: int,
         progress: Progress | None = None,
-        duration: float | None = None,
     ) -> Tensor:
-        """Audio [B, 1, S] on the CPU for attributes in levels, the noise of each item drawn from its seed."""
-        samples = round((duration or self.params.duration) * self.sample_rate)
-        frames = self._frames(samples)
-        texts = [item.text["description"] or "" for item in attributes]
-        candidates = []
-        with self.autocast():
-            denoise = self._guided([self._fit_curve(item, samples, frames) for item in attributes])
-            for candidate in range(self.params.num_candidates):
-                chosen = [keyed_seed(seed, candidate) if candidate else seed for seed in seeds]
-                candidates.append(self._sample(denoise, chosen, frames, samples, progress))
-        return candidates[0] if len(candidates) == 1 else best_of(candidates, self.sample_rate, texts, self._scorer())
+        """As `generate_from`, for the samples of `audio` [B, channels, S] from `start` to `stop`; the others stay."""
+        known = self._known(audio, start, stop)
+        duration = audio.shape[-1] / self.sample_rate
+        made = self.generate_from(attributes, seeds, progress, duration, known)
+        return blend(audio, made, start, stop, round(FADE * self.sample_rate))
 
-    def _sample(
-        self, denoise: Denoise, seeds: list[int], frames: int, samples: int, progress: Progress | None
-    ) -> Tensor:
-        noise = noise_like_items((self.codec.latent_channels, frames, self.codec.latent_bins), seeds, self.device)
-        latents = sample(
-            denoise, noise, self.schedule, sampler=self.params.sampler, steps=self.params.steps, progress=progress
-        )
-        return self.codec.decode(latents, samples).float().cpu()
+    def _known(self, audio: Tensor, start: int, stop: int) -> Known:
+        frames = self.layout(audio.shape[-1]).frames
+        latents = self.codec.encode(audio.to(self.device))
+        latents = F.pad(latents, (0, 0, 0, frames - latents.shape[2]))
+        index = torch.arange(frames)
+        hop = self.codec.hop_length
+        before = (index + 1 + KEPT_MARGIN) * hop <= start
+        after = ((index - KEPT_MARGIN) * hop >= stop) & ((index + 1) * hop <= audio.shape[-1])
+        return Known(latents, before | after)
 
-    def _scorer(self) -> Scorer:
-        if self.clap is None:
-            raise ValueError(
-                f"generate.candidates={self.params.num_candidates}, but generate.clap names no model to choose with"
-            )
-        return builders.get_clap(self.clap, str(self.device))
+    def _audio(self, audio: Tensor, sample_rate: int) -> Tensor:
+        audio = audio[None] if audio.dim() == 2 else audio
+        if audio.dim() != 3 or 0 in audio.shape or not audio.isfinite().all():
+            raise ValueError(f"audio of shape {list(audio.shape)}: give finite samples [B, channels, S]")
+        return convert_audio(audio.float().cpu(), sample_rate, self.sample_rate, self.codec.channels)
 
-    def _guided(self, attributes: list[ConditioningAttributes]) -> Denoise:
-        conditional = self.model.encode_conditions(attributes)
-        null = [null_attributes(item, self.params.null_level) for item in attributes]
-        prepare = self.model.project_context if self.project_context else dict
-        return guided(self.model, conditional, self.model.encode_conditions(null), self.params.guidance, prepare)
 
-    def _frames(self, samples: int) -> int:
-        needed, trained = self.codec.num_frames(samples), self.model.backbone.latent_frames
-        if self.model.backbone.positions == "rope":
-            return needed
-        if needed > trained:
-            raise ValueError(
-                f"duration={samples / self.sample_rate:.2f} s is longer than the "
-                f"{trained / self.codec.frame_rate:.2f} s that the model's positions cover: ask for less, or train "
-                "with mdt.positions=rope"
-            )
-        return trained  # sincos positions are fixed: the rest is generated and cut off
+def blend(audio: Tensor, made: Tensor, start: int, stop: int, fade: int) -> Tensor:
+    """`audio` [B, channels, S] with the samples from `start` to `stop` from `made`, crossfaded in what is kept.
 
-    def _fit_curve(self, item: ConditioningAttributes, samples: int, frames: int) -> ConditioningAttributes:
-        # The network stretches a curve over all frames; where more frames are generated than asked for, hold its end.
-        curve = item.text[f"{QUALITY}_frame"]
-        if isinstance(curve, list):
-            wanted = round(len(curve) * frames / max(1, self.codec.num_frames(samples)))
-            item.text[f"{QUALITY}_frame"] = curve + curve[-1:] * (wanted - len(curve))
-        return item
+    Args:
+        fade: samples of linear crossfade before `start` and after `stop`.
+    """
+    index = torch.arange(audio.shape[-1])
+    distance = torch.maximum(start - index, index - (stop - 1)).clamp(min=0)  # 0 in the part
+    share = (1 - distance / (fade + 1)).clamp(min=0)
+    return torch.where(share == 0, audio, audio + share * (made - audio))
 
-    def _sample_curve(self, points: LevelCurve) -> list[float]:
-        import numpy as np
 
-        seconds, levels = zip(*sorted(points), strict=True)
-        times = (np.arange(max(1, round(self.params.duration * CURVE_RATE))) + 0.5) / CURVE_RATE
-        return np.interp(times, seconds, levels).tolist()
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype or torch.float32
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _advance(bar: tqdm, done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import typing as tp
 
+import torch
 from torch import Tensor, nn
 
 from .compat import prepare
-from .conditioners import ModelFuser
+from .conditioners import ModelFuser, QualityConditioner
 from .models.masking import TokenMask
-from .models.mdt import MaskedDiffusionTransformer
+from .models.mdt import MaskedDiffusionTransformer, resample_levels
+from .quality.attributes import QUALITY
 
 prepare()
 
 from audiocraft.modules.conditioners import ConditioningAttributes, ConditioningProvider  # noqa: E402
+
+CURVE = "curve"
+"""Key of the quality along a long clip among its conditions."""
 
 
 class QAMDTModel(nn.Module):
@@ -44,6 +49,31 @@ class QAMDTModel(nn.Module):
         projected = self.backbone.project_context(conditions["context"], conditions["context_mask"])
         return {**conditions, "context": projected, "context_mask": None}
 
+    def encode_long(self, attributes: list[ConditioningAttributes], frames: int) -> dict[str, tp.Any]:
+        """As `encode_conditions`, for a clip of `frames` frames that is made in windows (see `window_conditions`)."""
+        curves: list[tp.Any] = [item.text.get(f"{QUALITY}_frame") for item in attributes]
+        conditions = self.encode_conditions(attributes)
+        if any(isinstance(curve, list) for curve in curves):
+            levels = QualityConditioner("frame", device=next(self.parameters()).device).tokenize(curves)
+            conditions[CURVE] = resample_levels(levels, frames)  # [B, T]
+        return conditions
+
     def forward(self, x: Tensor, t: Tensor, mask: TokenMask | None = None, **conditions: tp.Any) -> Tensor:
         """Prediction [B, C, T, F] for noisy latents x [B, C, T, F] at timesteps t [B]; `mask` hides tokens."""
         return self.backbone(x, t, mask=mask, **conditions)
+
+
+def window_conditions(conditions: dict[str, tp.Any], start: int, stop: int) -> dict[str, tp.Any]:
+    """Conditions of the frames from `start` to `stop`, each window being told its own quality where that changes.
+
+    As in training, where everything is said of the segment that was cut.
+    """
+    own = {key: value for key, value in conditions.items() if key != CURVE}
+    if CURVE not in conditions:
+        return own
+    curve = conditions[CURVE][:, start:stop]  # [B, window]
+    known = curve >= 1
+    mean = torch.where(known, curve, 0).sum(dim=1) / known.sum(dim=1).clamp(min=1)  # [B]
+    along: dict[str, Tensor] = {"clip": mean, "adaln": mean, "frame": curve}
+    own["quality"] = {name: along.get(name, levels) for name, levels in conditions["quality"].items()}
+    return own

@@ -335,25 +335,31 @@ class QAMDTSolver(MusicGenSolver):
         Args:
             batch: reference audio [B, 1, S] and infos.
             gen_duration: seconds.
-            prompt_duration: AudioCraft's continuation of a prompt; not supported.
+            prompt_duration: seconds of the reference audio to go on from; None = from nothing.
+            remove_prompt: leave those seconds out of what is returned.
             remove_text_conditioning: generate without the description.
         Returns:
             AudioCraft's dict: `gen_audio` [B, 1, S], `ref_audio`, `rtf` (seconds of work per second of audio), and
             Nones where this solver has nothing.
         """
-        if prompt_duration is not None:
-            raise ValueError("generate.lm.prompted_samples=true: continuing a prompt is not supported by solver=qamdt")
         begin = time.time()
         audio, infos = batch
         attributes = [self._request(info, remove_text_conditioning) for info in infos]
         seeds = [keyed_seed(self.cfg.generate.seed, info.meta.path, str(info.seek_time)) for info in infos]
-        gen_audio = self.generator.generate_from(attributes, seeds, duration=gen_duration)
+        prompt = None if prompt_duration is None else audio[..., : round(prompt_duration * self.cfg.sample_rate)].cpu()
+        if prompt is None:
+            gen_audio = self.generator.generate_from(attributes, seeds, duration=gen_duration)
+        else:
+            start, samples = prompt.shape[-1], round(gen_duration * self.cfg.sample_rate)
+            silence = torch.nn.functional.pad(prompt, (0, samples - start))
+            gen_audio = self.generator.fill_from(attributes, seeds, silence, start, samples)
+            gen_audio = gen_audio[..., start:] if remove_prompt else gen_audio
         return {
             "rtf": (time.time() - begin) / gen_duration / len(infos),
             "ref_audio": audio,
             "gen_audio": gen_audio,
             "gen_tokens": None,
-            "prompt_audio": None,
+            "prompt_audio": prompt,
             "prompt_tokens": None,
         }
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,3 +105,42 @@ def tiny_clap(tmp_path_factory) -> str:
             parameter.normal_(std=0.3)  # as initialised, all texts are nearly the same to it
     model.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> SimpleNamespace:
+    """A model trained for four steps, with every granularity: its experiment, export, and what its solver generates."""
+    from audiocraft_qamdt import checkpoints
+    from audiocraft_qamdt.exporting import CHECK_PROMPTS, CHECK_STEPS
+
+    from .audio_folder import make_folder
+    from .runs import TINY, solver_in
+
+    root = tmp_path_factory.mktemp("trained")
+    overrides = {
+        "folder": make_folder(root / "audio"),
+        "optim.epochs": 1,
+        "optim.updates_per_epoch": 4,
+        "conditioner": "qamdt/all",
+        "diffusion.schedule.prediction": "v",  # keeps an untrained model's audio within bounds
+        "optim.lr": 1e-2,
+        "generate.lm.gen_duration": 1.0,
+        "generate.lm.prompted_samples": True,
+    }
+    with solver_in(root / "outputs", *TINY, *(f"{key}={value}" for key, value in overrides.items())) as solver:
+        solver.run()
+        checkpoints.export(root / "export", checkpoints.load(solver.folder))
+        with solver.swap_best_state():  # as AudioCraft's generate and evaluate stages do
+            solver.generator.set_generation_params(steps=CHECK_STEPS, duration=2.56)
+            audio = torch.cat([solver.generator.generate(CHECK_PROMPTS, quality=level) for level in (1, 5)])
+    return SimpleNamespace(experiment=solver.folder, export=root / "export", audio=audio)
+
+
+@pytest.fixture
+def model(trained):
+    """That model, with few steps."""
+    from audiocraft_qamdt.generate import QAMDT
+
+    model = QAMDT.get_pretrained(str(trained.export), "cpu")
+    model.set_generation_params(steps=4)
+    return model

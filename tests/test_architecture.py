@@ -23,6 +23,7 @@ LEVELS = [
     ("models", 0),
     ("diffusion", 0),
     ("latents.compression", 1),
+    ("latents.chunks", 1),
     ("latents", 0),
     ("plots", 1),
     ("shards", 1),
@@ -35,6 +36,8 @@ LEVELS = [
     ("conditioners", 1),
     ("checkpoints", 1),
     ("model", 2),
+    ("request", 2),
+    ("pipeline", 3),
     ("builders", 3),
     ("metrics", 4),
     ("generate", 4),
@@ -43,6 +46,9 @@ LEVELS = [
     ("train", 7),
     ("importing", 5),
     ("quality_curve", 5),
+    ("exporting", 5),
+    ("jobs", 5),
+    ("app", 6),
     ("demo", 8),
     ("report", 8),
     ("commands", 9),
@@ -50,7 +56,7 @@ LEVELS = [
 ]
 TORCH_ONLY = ("models", "diffusion", "latents.codec", "latents.mdct", "latents.mel_vae", "randomness")
 ALLOWED = {"torch", "numpy", "diffusers", "transformers", "safetensors", "librosa"}
-SEES_CFG = {"checkpoints", "importing", "builders", "solver", "train", "cli", "generate", "register"}
+SEES_CFG = {"checkpoints", "exporting", "importing", "builders", "solver", "train", "cli", "generate", "register"}
 
 
 def modules() -> dict[str, ast.Module]:

@@ -257,6 +257,11 @@ def prefixed(description: str | None, word: str) -> str:
     return f"{word} quality, {description}" if description else f"{word} quality"
 
 
+def unprefixed(description: str) -> str | None:
+    """The inverse of `prefixed`: the description without its prefix, None where nothing else is there."""
+    return description.partition(" quality")[2].removeprefix(", ") or None
+
+
 def _class_of(pmos: float, boundaries: Sequence[float]) -> int:
     if math.isnan(pmos):
         raise ValueError("p-MOS is NaN: a track without a score has quality None, not NaN")

@@ -17,6 +17,7 @@ from audiocraft_qamdt.quality.levels import (
     QualityStatistics,
     level_rule,
     prefixed,
+    unprefixed,
 )
 
 PMOS = st.floats(1, 5)
@@ -208,3 +209,9 @@ def test_statistics_are_loaded_from_their_folder(tmp_path):
 def test_no_score_gives_no_statistics():
     with pytest.raises(ValueError, match="no track has a score by acoustic"):
         QualityStatistics.from_scores([], "acoustic", "1")
+
+
+@pytest.mark.parametrize("word", ["low", "medium", "high"])
+@pytest.mark.parametrize("description", ["slow piano", "high quality, slow piano", "a quality, of sorts", None])
+def test_unprefixed_is_the_inverse_of_prefixed(word, description):
+    assert unprefixed(prefixed(description, word)) == description

@@ -1,0 +1,27 @@
+"""`qamdt app`: a web page to try a model."""
+
+from __future__ import annotations
+
+import argparse
+
+from .generate import add_model, model_name
+
+
+def add_parsers(commands: argparse._SubParsersAction) -> None:
+    app = commands.add_parser("app", help="a web page to try a model")
+    add_model(app)
+    app.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 = all, for other machines")
+    app.add_argument("--port", type=int, default=7860)
+    app.add_argument("--max-duration", type=float, default=60.0, help="longest clip, in seconds")
+    app.add_argument("--max-candidates", type=int, default=4, help="most clips at once")
+    app.add_argument("--max-steps", type=int, default=200)
+    app.add_argument("--max-queue", type=int, default=16, help="most requests that wait")
+    app.set_defaults(run=_app)
+
+
+def _app(args: argparse.Namespace) -> int:
+    from ..app import Limits, serve
+
+    limits = Limits(args.max_duration, args.max_candidates, args.max_steps, args.max_queue)
+    serve(model_name(args.model), args.device, args.dtype, limits=limits, host=args.host, port=args.port)
+    return 0

@@ -1,0 +1,104 @@
+"""A Hugging Face hub on loopback: as much of its HTTP interface as uploading and downloading models takes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+import typing as tp
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(ThreadingHTTPServer):
+    """Models by id, each a dict of paths and contents."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.models: dict[str, dict[str, bytes]] = {}
+        self.requests: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Hub
+
+    def log_message(self, *args: tp.Any) -> None:
+        self.server.requests.append(f"{self.command} {self.path}")
+
+    def reply(self, content: tp.Any, status: int = 200, **headers: str) -> None:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), "X-Repo-Commit": COMMIT, **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        if self.path == "/api/repos/create":
+            asked = json.loads(body)
+            name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
+            name = name if "/" in name else f"me/{name}"
+            self.server.models.setdefault(name, {})
+            self.reply({"url": f"{self.server.url}/{name}", "name": name, "id": name})
+        elif match := re.fullmatch(r"/api/models/(.+)/preupload/.+", self.path):
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                for file in json.loads(body)["files"]
+            ]
+            self.reply({"files": files})
+        elif match := re.fullmatch(r"/api/models/(.+)/commit/.+", self.path):
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    content = base64.b64decode(line["value"]["content"])
+                    self.server.models[match[1]][line["value"]["path"]] = content
+            address = f"{self.server.url}/{match[1]}/commit/{COMMIT}"
+            self.reply({"commitOid": COMMIT, "commitUrl": address, "success": True})
+        elif self.path == "/api/validate-yaml":
+            self.reply({"errors": [], "warnings": []})
+        else:
+            self.reply({"error": "no such endpoint"}, 404)
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if match := re.fullmatch(r"/(.+)/resolve/[^/]+/(.+)", path):
+            content = self.server.models.get(match[1], {}).get(match[2])
+            if content is None:
+                self.reply({"error": "Entry not found"}, 404, X_Error_Code="EntryNotFound")
+            else:
+                self.reply(content, ETag=f'"{hashlib.sha256(content).hexdigest()}"')
+            return
+        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/.+|/tree/.+)?", path)
+        if match is None or match[1] not in self.server.models:
+            self.reply({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+        elif (match[2] or "").startswith("/tree/"):
+            files = self.server.models[match[1]].items()
+            self.reply([{"type": "file", "path": file, "size": len(data), "oid": COMMIT} for file, data in files])
+        else:
+            files = [{"rfilename": file} for file in self.server.models[match[1]]]
+            self.reply({"id": match[1], "modelId": match[1], "sha": COMMIT, "siblings": files, "private": False})
+
+    do_HEAD = do_GET
+
+
+@contextmanager
+def hub() -> tp.Iterator[Hub]:
+    """A hub that listens while the block runs."""
+    with Hub() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
