@@ -181,9 +181,25 @@ def write_sidecar_key(audio_path: str | Path, key: str, value: Any) -> None:
     Raises:
         ValueError: naming the sidecar, when what is there is not a JSON object; it is left alone.
     """
+    update_sidecar(audio_path, {key: value})
+
+
+def update_sidecar(audio_path: str | Path, changes: Mapping[str, Any], remove: Iterable[str] = ()) -> None:
+    """Set some keys of a track's sidecar and remove others, in one step; the rest stays as it is, in its order.
+
+    A sidecar in which nothing is left is removed.
+
+    Raises:
+        ValueError: naming the sidecar, when what is there is not a JSON object; it is left alone.
+    """
     path = sidecar_path(audio_path)
-    content = read_sidecar(path) if path.exists() else {}
-    write_json(path, content | {key: value})
+    content = {**(read_sidecar(path) if path.exists() else {}), **changes}
+    for key in remove:
+        content.pop(key, None)
+    if content:
+        write_json(path, content)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def find_manifest(path: str | Path) -> Path:
