@@ -25,6 +25,7 @@ LEVELS = [
     ("latents.compression", 1),
     ("latents", 0),
     ("plots", 1),
+    ("shards", 1),
     ("rerank", 1),
     ("playground", 1),
     ("quality.predictors", 2),

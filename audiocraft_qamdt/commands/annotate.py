@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..shards import Shard, add_shard_options, run_shards
 from .output import say
+
+if TYPE_CHECKING:
+    from ..quality.annotate import AnnotateReport
 
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
@@ -15,28 +21,38 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     annotate.add_argument("--device", default="auto")
     annotate.add_argument("--batch-size", type=int, default=64, help="windows scored at once")
     annotate.add_argument("--workers", type=int, default=2, help="files decoded at once")
-    annotate.add_argument("--shard", default="0/1", help="i/n: every n-th track, beginning with the i-th")
     annotate.add_argument(
         "--weights", action="store_true", help="write sampling weights exp(5 p-MOS) into the manifest"
     )
     annotate.add_argument("--overwrite", action="store_true", help="replace another predictor's scores")
+    add_shard_options(annotate)
     annotate.set_defaults(run=_annotate)
 
 
 def _annotate(args: argparse.Namespace) -> int:
-    from ..quality.annotate import annotate
-    from ..quality.predictors.base import load_predictor
+    from ..quality.annotate import summarise
 
-    index, count = (int(part) for part in args.shard.split("/"))
-    report = annotate(
+    shards = run_shards(args, functools.partial(_score, args))
+    if not shards.results:
+        say(shards.lines)
+        return shards.status
+    report = shards.results[0]
+    for other in shards.results[1:]:
+        report.merge(other)
+    report.statistics = summarise(report, weights=args.weights)
+    say([*report.lines(), *shards.lines])
+    return 1 if report.unreadable else shards.status
+
+
+def _score(args: argparse.Namespace, shard: Shard) -> AnnotateReport:
+    from ..quality.annotate import score
+
+    return score(
         args.manifest,
-        load_predictor(args.predictor, args.device),
+        args.predictor,
         device=args.device,
         batch_size=args.batch_size,
         workers=args.workers,
-        shard=(index, count),
-        weights=args.weights,
+        shard=shard,
         overwrite=args.overwrite,
     )
-    say(report.lines())
-    return 1 if report.unreadable else 0

@@ -33,6 +33,7 @@ from ..data.manifest import (
     write_manifest,
     write_sidecar_key,
 )
+from ..shards import Shard, take_shard
 from .levels import LEVELS, PRESETS, STATISTICS_FILE, QualityStatistics, level_rule
 from .predictors.base import Predictor, load_predictor
 
@@ -48,6 +49,7 @@ class AnnotateReport:
 
     Args:
         manifest: the data set.
+        predictor, version: whose scores they are.
         scored: number of tracks scored now.
         skipped: number of tracks that had this predictor's score already.
         unreadable: tracks (or their sidecars) that could not be read → why; they have no score.
@@ -57,6 +59,8 @@ class AnnotateReport:
     """
 
     manifest: Path
+    predictor: str
+    version: str
     scored: int = 0
     skipped: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -78,6 +82,14 @@ class AnnotateReport:
                 f"{known.std:.2f}, {known.count} tracks, {known.unscored} without a score"
             )
         return [*lines, *(f"unreadable: {name} ({reason})" for name, reason in self.unreadable.items())]
+
+    def merge(self, other: AnnotateReport) -> None:
+        """Add what another process did at the same time on the same data set."""
+        self.scored += other.scored
+        self.skipped += other.skipped
+        self.unreadable |= other.unreadable
+        self.audio_seconds += other.audio_seconds
+        self.seconds = max(self.seconds, other.seconds)
 
 
 @dataclass
@@ -102,14 +114,35 @@ def annotate(
     manifest: str | Path,
     predictor: str | Predictor,
     *,
+    weights: bool = False,
+    **options: Any,
+) -> AnnotateReport:
+    """Score the tracks of a data set and summarise it.
+
+    Args:
+        manifest: the manifest, or its folder.
+        predictor: a predictor, or the name of one (see `predictors.base.load_predictor`).
+        weights: write sampling weights into the manifest.
+        options: of `score`. Of several shards, each summarises what is scored when it ends: the last one, all of it.
+    Raises:
+        ValueError: when tracks have another predictor's score and `overwrite` is not given; nothing is scored then.
+    """
+    report = score(manifest, predictor, **options)
+    report.statistics = summarise(report, weights=weights)
+    return report
+
+
+def score(
+    manifest: str | Path,
+    predictor: str | Predictor,
+    *,
     device: str = "auto",
     batch_size: int = 64,
     workers: int = 2,
-    shard: tuple[int, int] = (0, 1),
-    weights: bool = False,
+    shard: Shard = (0, 1),
     overwrite: bool = False,
 ) -> AnnotateReport:
-    """Score the tracks of a data set and summarise it.
+    """Score the tracks of a data set, or of a shard of it, into their sidecars.
 
     Args:
         manifest: the manifest, or its folder.
@@ -117,35 +150,25 @@ def annotate(
         device: where a predictor given by name computes; "auto" = a GPU when there is one.
         batch_size: number of windows scored at once, of one track or several.
         workers: number of decoding threads; twice as many tracks wait in memory.
-        shard: (i, n) = every n-th track from the i-th on. Each shard summarises what is scored when it ends: the last
-            one to end, all of it.
-        weights: write sampling weights into the manifest.
+        shard: (i, n) = every n-th track from the i-th on.
         overwrite: score tracks again that have another predictor's score.
     Raises:
-        ValueError: when tracks have another predictor's score and `overwrite` is not given; nothing is scored then.
+        ValueError: as `annotate`.
     """
     if isinstance(predictor, str):
         predictor = load_predictor(predictor, device)
     prepare()
     import audiocraft.data.audio  # noqa: F401  (it takes seconds, which are not the annotator's)
 
-    start, report = time.monotonic(), AnnotateReport(find_manifest(manifest))
-    rows = read_manifest(report.manifest)
-    todo = _unscored(_shard(rows, *shard), predictor, overwrite, report)
+    start, report = time.monotonic(), AnnotateReport(find_manifest(manifest), predictor.name, predictor.version)
+    todo = _unscored(take_shard(read_manifest(report.manifest), shard), predictor, overwrite, report)
     total = round(sum(row["duration"] for row in todo))
     with tqdm(total=total, desc="annotate", unit="s", unit_scale=True) as progress:
         for track in score_tracks(_decode(todo, predictor, workers, report), predictor, batch_size):
             _write(track, predictor, report)
             progress.update(round(track.seconds))
     report.seconds = time.monotonic() - start
-    report.statistics = summarise(report.manifest, predictor, weights=weights)
     return report
-
-
-def _shard(rows: list[dict[str, Any]], index: int, count: int) -> list[dict[str, Any]]:
-    if not 0 <= index < count:
-        raise ValueError(f"shard {index}/{count}: the first number must be from 0 to {count - 1}")
-    return rows[index::count]
 
 
 def _unscored(
@@ -161,7 +184,7 @@ def _unscored(
         except ValueError as error:  # left as it is: somebody wrote it
             report.unreadable[row["path"]] = str(error)
             continue
-        if quality is not None and _is_by(predictor, quality):
+        if quality is not None and _is_by(predictor.name, predictor.version, quality):
             report.skipped += 1
         elif quality is None or overwrite:
             todo.append(row)
@@ -273,24 +296,22 @@ def _write(track: Track, predictor: Predictor, report: AnnotateReport) -> None:
     report.audio_seconds += track.seconds
 
 
-def summarise(manifest: str | Path, predictor: Predictor, *, weights: bool = False) -> QualityStatistics | None:
+def summarise(report: AnnotateReport, *, weights: bool = False) -> QualityStatistics | None:
     """Write `quality.json` and a histogram beside the manifest, from the scores in the sidecars.
 
     Args:
-        manifest: the manifest, or its folder.
-        predictor: whose scores count; a track with another's is counted as one without a score.
+        report: names the manifest, and whose scores count: a track with another's is counted as one without a score.
         weights: also write each track's sampling weight into the manifest.
     Returns:
         The statistics; None = no track has a score, and nothing was written.
     """
-    manifest = find_manifest(manifest)
-    rows = read_manifest(manifest)
-    qualities = [_quality_by(predictor, row["path"]) for row in rows]
+    manifest, rows = report.manifest, read_manifest(report.manifest)
+    qualities = [_quality_by(report, row["path"]) for row in rows]
     known = [quality for quality in qualities if quality is not None]
     if not known:
         return None
     scores = [quality.pmos for quality in known]
-    statistics = QualityStatistics.from_scores(scores, predictor.name, predictor.version, len(rows) - len(known))
+    statistics = QualityStatistics.from_scores(scores, report.predictor, report.version, len(rows) - len(known))
     write_json(manifest.parent / STATISTICS_FILE, statistics.to_dict())
     draw_histogram(scores, statistics, manifest.parent / HISTOGRAM_FILE)
     if weights:
@@ -299,17 +320,17 @@ def summarise(manifest: str | Path, predictor: Predictor, *, weights: bool = Fal
     return statistics
 
 
-def _quality_by(predictor: Predictor, path: str) -> Quality | None:
+def _quality_by(report: AnnotateReport, path: str) -> Quality | None:
     try:
         quality = read_quality(path)
     except ValueError as error:
         logger.warning("counted as without a score: %s", error)
         return None
-    return quality if quality and _is_by(predictor, quality) else None
+    return quality if quality and _is_by(report.predictor, report.version, quality) else None
 
 
-def _is_by(predictor: Predictor, quality: Quality) -> bool:
-    return (quality.predictor, quality.version) == (predictor.name, predictor.version)
+def _is_by(predictor: str, version: str, quality: Quality) -> bool:
+    return (quality.predictor, quality.version) == (predictor, version)
 
 
 def sampling_weights(pmos: Sequence[float], steepness: float = WEIGHT_STEEPNESS) -> list[float]:
