@@ -59,7 +59,7 @@ def load_laion_clap(path: str | Path, tokenizer: str = "roberta-base") -> tuple[
     own = model.state_dict()
     missing = {name for name in own if name not in weights and not name.endswith(DISPENSABLE)}
     if missing:
-        raise ValueError(f"{path} is not a checkpoint of laion-clap: {len(missing)} tensors lack, such as {min(missing)}")
+        raise ValueError(f"{path} is not a checkpoint of laion-clap: it lacks {min(missing)}")
     model.load_state_dict(own | {name: weights[name] for name in own if name in weights})
     extractor = ClapFeatureExtractor(truncation="rand_trunc", frequency_min=50, max_length_s=WINDOW_SECONDS)
     return model.eval(), ClapProcessor(extractor, RobertaTokenizer.from_pretrained(tokenizer))
@@ -69,7 +69,7 @@ def read_laion_clap(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint under transformers' names; what only laion-clap's training needs is among them."""
     # The training script saved numpy numbers (the epoch's metrics) beside the weights: types that carry data only.
     scalar = np.float64(0).__reduce__()[0]  # its module differs between versions of numpy
-    numpy_types = [scalar, np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8"))]
+    numpy_types: list[tp.Any] = [scalar, np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8"))]
     with torch.serialization.safe_globals(numpy_types):
         content = torch.load(path, map_location="cpu", weights_only=True)
     state = content.get("state_dict", content) if isinstance(content, dict) else {}

@@ -21,7 +21,7 @@ class ClapScorer:
     """Cosine similarity of audio and text in the space of a CLAP model (arXiv 2211.06687).
 
     Args:
-        name: hub id or local folder of a transformers `ClapModel` and its processor, or a checkpoint file of laion-clap.
+        name: hub id or folder of a transformers `ClapModel` and its processor, or a checkpoint file of laion-clap.
         device: where it computes.
         tokenizer: hub id or folder of the tokenizer for a laion-clap file, which holds none.
     """
@@ -36,6 +36,7 @@ class ClapScorer:
             self.model, self.processor = ClapModel.from_pretrained(name).eval(), ClapProcessor.from_pretrained(name)
         self.model.to(device)
         self.name, self.device = name, device
+        self.key = {"tokenizer": tokenizer if Path(name).is_file() else None}
         text = self.model.config.text_config
         self._text_tokens = min(TEXT_TOKENS, text.max_position_embeddings - text.pad_token_id - 1)
 

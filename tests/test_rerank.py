@@ -34,7 +34,8 @@ def test_the_best_of_each_text_is_taken():
 def test_embeddings_are_those_of_transformers_for_what_fits(tiny_clap):
     scorer = ClapScorer(tiny_clap)
     audio = torch.randn(1, 1, 48000, generator=torch.Generator().manual_seed(0))
-    inputs = scorer.processor(text=["warm piano"], audio=[audio[0, 0].numpy()], sampling_rate=48000, return_tensors="pt")
+    given = {"text": ["warm piano"], "audio": [audio[0, 0].numpy()]}
+    inputs = scorer.processor(**given, sampling_rate=48000, return_tensors="pt")
     inputs["is_longer"] = torch.zeros(1, 1, dtype=torch.bool)
     with torch.no_grad():
         expected = scorer.model(**inputs)

@@ -20,13 +20,17 @@ CONTROL_MARKS = re.compile(r"<\|[^|<>]{0,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|</?[a
 # What an assistant says around an answer.
 CHATTER = re.compile(
     r"^\W*(sure|certainly|of course|okay|here('s| is| are)|as an ai|i('m| am) (sorry|an ai|unable)|i can(no|')t)\b"
-    r"|\b(as an ai|language model|let me know if|hope this helps|(candidate|original|fused|rewritten|refined) captions?)\b",
+    r"|\b(as an ai|language model|let me know if|hope this helps)\b"
+    r"|\b(candidate|original|fused|rewritten|refined) captions?\b",
     re.IGNORECASE,
 )
-PREAMBLE = re.compile(r"^\W*(sure|certainly|okay|here('s| is))?[^:.\n]{0,60}\b(caption|description|answer)s?\W{0,3}:\s*", re.I)
+PREAMBLE = re.compile(
+    r"^\W*(sure|certainly|okay|here('s| is))?[^:.\n]{0,60}\b(caption|description|answer)s?\W{0,3}:\s*", re.IGNORECASE
+)
 QUALITY = re.compile(
     r"\b(an? |the )?(audio|sound|recording|production|overall)?[ -]*(very |rather |quite )?"
-    r"(low|medium|high|poor|good|great|best|bad|mediocre|excellent|studio|professional|amateur)(er|est)?[- ](quality|fidelity)\b"
+    r"(low|medium|high|poor|good|great|best|bad|mediocre|excellent|studio|professional|amateur)(er|est)?"
+    r"[- ](quality|fidelity)\b"
     r"|\b(audio|sound|recording|production) (quality|fidelity)\b|\bquality\b|\b(hi|high|low)-?fi(delity)?\b"
     r"|\b(well|poorly|badly|nicely|cleanly|professionally|amateurishly)[- ](recorded|produced|mixed|mastered)\b",
     re.IGNORECASE,
@@ -34,12 +38,12 @@ QUALITY = re.compile(
 # Capitalised words of music that are nobody's name.
 COMMON_NAMES = frozenset(
     """
-    african afro american andalusian arabic argentine asian australian balkan baroque bollywood brazilian british bulgarian
-    caribbean celtic chinese christian christmas cuban east eastern edm egyptian english ethiopian european flamenco french
-    german gospel greek gregorian hammond hawaiian hebrew hindi indian indonesian irish italian jamaican japanese jewish
-    korean latin mediterranean mexican middle moog nashville nigerian nordic north persian polish portuguese punjabi rhodes
-    roman romantic russian scandinavian scottish south spanish swedish thai tibetan turkish ukrainian victorian viennese
-    welsh west western wurlitzer i r&b rnb dj mc tv us usa uk bpm idm lofi midi
+    african afro american andalusian arabic argentine asian australian balkan baroque bollywood brazilian british
+    bulgarian caribbean celtic chinese christian christmas cuban east eastern edm egyptian english ethiopian european
+    flamenco french german gospel greek gregorian hammond hawaiian hebrew hindi indian indonesian irish italian jamaican
+    japanese jewish korean latin mediterranean mexican middle moog nashville nigerian nordic north persian polish
+    portuguese punjabi rhodes roman romantic russian scandinavian scottish south spanish swedish thai tibetan turkish
+    ukrainian victorian viennese welsh west western wurlitzer i r&b rnb dj mc tv us usa uk bpm idm lofi midi
     """.split()
 )
 PERSON_VERBS = r"(?:sings?|sang|plays?|played|performs?|performed|composed|composes|wrote|raps?|covers?)"
