@@ -38,6 +38,8 @@ def load_pretrained(name: str, device: str, dtype: str) -> tuple[tp.Any, tp.Any,
         chats = config.model_type not in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
         # Chat models of audio share no Auto class over transformers' versions: the checkpoint names its own.
         loader = getattr(transformers, config.architectures[0]) if chats else transformers.AutoModelForSpeechSeq2Seq
+        if not hasattr(processor, "feature_extractor"):
+            raise ValueError(f"a {config.model_type} does not take audio")
         if chats and not getattr(processor, "chat_template", None):
             raise ValueError(f"{config.model_type} is no encoder-decoder, and it has no chat template")
         model = loader.from_pretrained(name, dtype=dtype)
