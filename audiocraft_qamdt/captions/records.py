@@ -49,6 +49,7 @@ class Candidate:
         """For JSON: without what is not known."""
         always = ("text", "stage", "model", "score", "kept")
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields["segment"] = None if self.segment is None else list(self.segment)  # as JSON gives it back
         return {name: value for name, value in fields.items() if name in always or value not in (None, [], False)}
 
 

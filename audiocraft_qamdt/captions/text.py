@@ -11,7 +11,8 @@ from dataclasses import dataclass
 INSTRUCTIONS = re.compile(
     r"\b(ignore|disregard|forget|override)\b.{0,40}\b(above|previous|prior|earlier|instructions?|prompts?|rules?)\b"
     r"|\b(system|developer) (prompt|message)\b|\byou are (now )?(a|an|chatgpt|an? ai)\b|\bnew instructions?\b"
-    r"|\b(respond|reply|answer|output|print|repeat|write) (only|with|exactly|the (word|text|prompt|following))\b"
+    r"|(^|[.!?:,]\s*|\b(please|and|then|must|now|just)\s+)"
+    r"(respond|reply|answer|output|print|repeat|write) (only|with|exactly|the (word|text|prompt|following))\b"
     r"|https?://|\bwww\.",
     re.IGNORECASE | re.DOTALL,
 )
@@ -79,12 +80,20 @@ def has_instructions(text: str) -> bool:
 
 def without_quality(text: str) -> str:
     """A caption without words on the quality of the recording, which are the quality prefix's to say."""
-    text = re.sub(r"\b(is|are|was|of|with|in) (?=an? ?(?:" + QUALITY.pattern + "))", " ", text, flags=re.I)
-    text = re.sub(r"\s+([,.;])", r"\1", QUALITY.sub(" ", text))
-    text = re.sub(r"([,;])(\s*[,;.])+", r"\2", text)
-    parts = [part.strip(" ,;-") for part in sentences(clean(text))]
-    whole = " ".join(part for part in parts if len(words(part)) > 2)
-    return whole[:1].upper() + whole[1:] if text[:1].isupper() else whole
+    if not QUALITY.search(text):
+        return text
+    parts = [_without_quality(sentence) for sentence in sentences(text)]
+    return clean(" ".join(part for part in parts if len(words(part)) > 2))
+
+
+def _without_quality(sentence: str) -> str:
+    if not QUALITY.search(sentence):
+        return sentence
+    if re.search(rf"(?:{QUALITY.pattern})\W+(is|are|was|were|sounds?|seems?)\b", sentence, re.IGNORECASE):
+        return ""  # it says nothing else
+    left = re.sub(rf"(\b(is|are|was|of|with|in) )*(?:{QUALITY.pattern})", " ", sentence, flags=re.IGNORECASE)
+    left = re.sub(r"\s+([,.;])", r"\1", clean(left)).strip(" ,;-")
+    return left[:1].upper() + left[1:] if sentence[:1].isupper() else left
 
 
 def words(text: str) -> list[str]:

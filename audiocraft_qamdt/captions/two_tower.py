@@ -16,7 +16,7 @@ from ..playground.synthesis import compose, vocabulary
 from .text import words
 
 SAMPLE_RATE = 16000
-MELS, HOP = 64, 512
+MELS, FRAME, HOP = 64, 2048, 512  # bands, and samples
 CROP = 63  # frames of a training crop: 2 s
 
 
@@ -30,12 +30,12 @@ class LogMel(nn.Module):
         super().__init__()
         import librosa
 
-        mels = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=1024, n_mels=MELS)
+        mels = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=FRAME, n_mels=MELS)
         self.register_buffer("mels", torch.from_numpy(mels), persistent=False)
-        self.register_buffer("window", torch.hann_window(1024), persistent=False)
+        self.register_buffer("window", torch.hann_window(FRAME), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
-        spectrum = torch.stft(audio, 1024, HOP // 2, window=self.window, return_complex=True).abs()
+        spectrum = torch.stft(audio, FRAME, HOP // 2, window=self.window, return_complex=True).abs()
         levels = (self.mels @ spectrum).clamp(min=1e-4).log()[..., : 2 * (spectrum.shape[-1] // 2)]
         levels = levels.unflatten(-1, (-1, 2)).mean(-1)  # [B, MELS, T]
         return (levels - levels.mean((1, 2), keepdim=True)) / 2
@@ -98,7 +98,7 @@ class TwoTower(nn.Module):
 
 
 def train(
-    tracks: int = 700,
+    tracks: int = 900,
     *,
     seconds: float = 4.0,
     seed: int = 1000,
