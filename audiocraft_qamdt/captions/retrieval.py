@@ -14,7 +14,6 @@ from torch import Tensor
 from ..data.manifest import replacing
 from .cache import digest
 
-logger = logging.getLogger(__name__)
 _TEXTS_AT_ONCE = 256
 
 
@@ -46,6 +45,7 @@ class TextIndex:
 
 
 def _faiss_index(vectors: Tensor, factory: str) -> tp.Any:
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it reports every build that it did not find
     try:
         import faiss
     except ImportError:

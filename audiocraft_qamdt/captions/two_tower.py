@@ -5,6 +5,7 @@ It knows the words of the playground's captions and nothing else. It is a test b
 
 from __future__ import annotations
 
+import functools
 import typing as tp
 
 import julius
@@ -97,6 +98,7 @@ class TwoTower(nn.Module):
         return contrast + 10 * functional.binary_cross_entropy_with_logits(named, bags)
 
 
+@functools.lru_cache(maxsize=2)
 def train(
     tracks: int = 900,
     *,

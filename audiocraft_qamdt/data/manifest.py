@@ -133,6 +133,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    if any("\ud800" <= char <= "\udfff" for char in text):  # half a character, which UTF-8 cannot hold
+        text = json.dumps(content, allow_nan=False)
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 

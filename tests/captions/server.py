@@ -37,7 +37,9 @@ class Reply:
         if self.text is None:
             return self.body
         usage = {"prompt_tokens": 100, "completion_tokens": 10}
-        return json.dumps({"choices": [{"message": {"role": "assistant", "content": self.text}}], "usage": usage}).encode()
+        return json.dumps(
+            {"choices": [{"message": {"role": "assistant", "content": self.text}}], "usage": usage}
+        ).encode()
 
 
 @dataclass

@@ -65,7 +65,12 @@ def test_marks_of_chat_templates_go():
 
 @pytest.mark.parametrize(
     "text",
-    ["a song about ignoring the rain", "you are listening to a waltz", "the answer only comes in the last bar", "a < b"],
+    [
+        "a song about ignoring the rain",
+        "you are listening to a waltz",
+        "the answer only comes in the last bar",
+        "a < b",
+    ],
 )
 def test_music_is_not_taken_for_instructions(text):
     assert not has_instructions(text) and without_instructions(text) == text

@@ -72,7 +72,7 @@ def _tokenizer(special: list[str]):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocab = {token: index for index, token in enumerate([*special, "<unk>", *LETTERS, "\u010a", *"0123456789:-\"$"])}
+    vocab = {token: index for index, token in enumerate([*special, "<unk>", *LETTERS, "\u010a", *'0123456789:-"$'])}
     bare = Tokenizer(models.BPE(vocab, [], unk_token="<unk>"))
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bare.decoder = decoders.ByteLevel()
