@@ -136,15 +136,18 @@ class EndpointCaptioner:
         self.key = {"prompt": prompt, **self.options}
 
     def caption(self, clips: Sequence[Clip], count: int) -> list[list[str] | Exception]:
-        # Not `n`: llama.cpp and Ollama answer once whatever it is.
-        found: list[list[str] | Exception] = []
-        for clip in clips:
-            messages = audio_message(clip.audio, clip.sample_rate, self.prompt)
-            answers = self.endpoint.chat_each([messages] * count, self._options(clip, count))
-            texts = [answer.strip() for answer in answers if isinstance(answer, str)]
-            errors = [answer for answer in answers if isinstance(answer, EndpointError)]
-            found.append(texts if texts else errors[0])
-        return found
+        # A request for each caption instead of one with `n`: llama.cpp and Ollama answer once whatever it is.
+        questions = [audio_message(clip.audio, clip.sample_rate, self.prompt) for clip in clips]
+        options = [
+            {**self.options, "seed": keyed_seed(clip.seed, index) % 2**31} for clip in clips for index in range(count)
+        ]
+        answers = self.endpoint.chat_each([question for question in questions for _ in range(count)], options)
+        parts = [answers[first : first + count] for first in range(0, len(answers), count)]
+        return [_texts(part) for part in parts]
 
-    def _options(self, clip: Clip, count: int) -> list[dict[str, tp.Any]]:
-        return [{**self.options, "seed": keyed_seed(clip.seed, index) % 2**31} for index in range(count)]
+
+def _texts(answers: Sequence[str | EndpointError]) -> list[str] | Exception:
+    """The answers that came; where none did, why."""
+    texts = [answer.strip() for answer in answers if isinstance(answer, str)]
+    errors = [answer for answer in answers if isinstance(answer, EndpointError)]
+    return texts if texts or not errors else errors[0]

@@ -13,9 +13,9 @@ import numpy as np
 
 from ..data.manifest import replacing, write_json
 from .matching import Matcher
-from .refine import refine
-from .settings import Settings, get_matcher
-from .stages import STAGES, Track
+from .refine import make_refiner, refine
+from .settings import Settings
+from .stages import Track
 from .text import words
 
 ALL_ACTIONS = ["keep", "replace", "fuse"]
@@ -126,14 +126,15 @@ def compare(manifest: str | Path, settings: Settings, *, tracks: int = 100) -> C
     names = [variant.get("name") for variant in variants]
     if len(set(names)) < 2 or len(set(names)) < len(names) or None in names:
         raise ValueError("compare: list at least two variants of different `name`, each with its `rewrite` settings")
+    chosen = [_override(settings, variant) for variant in variants]
+    heard = make_refiner(manifest, settings, ["caption", "match"])
     outcomes = []
-    for variant in variants:
-        outcome = Outcome(variant["name"])
-        chosen = _override(settings, variant)
-        report = refine(manifest, chosen, write=False, sample=tracks, visit=outcome.visit, stages=STAGES)
+    for name, variant in zip(names, chosen, strict=True):
+        outcome = Outcome(name)
+        report = refine(manifest, variant, write=False, sample=tracks, visit=outcome.visit, like=heard)
         outcome.failed = len(report.failed)
         outcomes.append(outcome)
-    return Comparison(outcomes, _agreement(outcomes, get_matcher(settings["match"])))
+    return Comparison(outcomes, _agreement(outcomes, heard.matcher))
 
 
 def _override(settings: Settings, variant: dict[str, Any]) -> Settings:

@@ -32,6 +32,7 @@ def refine(
     write: bool = True,
     sample: int | None = None,
     visit: Callable[[Track], None] | None = None,
+    like: Refiner | None = None,
 ) -> CaptionReport:
     """Refine the captions of a data set and write them into the sidecars.
 
@@ -43,15 +44,13 @@ def refine(
         write: False = the sidecars stay as they are.
         sample: only so many tracks, spread over the shard; None = all.
         visit: called with each track that went through.
+        like: see `Refiner`.
     Raises:
         ValueError, RuntimeError: a setting that is wrong, or a model that cannot be loaded.
     """
     report = CaptionReport(find_manifest(manifest), threshold=settings["match"]["threshold"])
-    rows = read_manifest(report.manifest)
-    cache = StageCache(settings["cache"] or report.manifest.parent / CACHE_FOLDER)
-    refiner = Refiner(settings, cache, stages)
-    refiner.prepare(rows)
-    todo = spread(take_shard(rows, shard), sample)
+    refiner = make_refiner(report.manifest, settings, stages, like)
+    todo = spread(take_shard(read_manifest(report.manifest), shard), sample)
     with tqdm(total=len(todo), desc="captions", unit="track") as progress:
         for batch, opened in _batches(refiner, todo, report):
             try:
@@ -67,6 +66,20 @@ def refine(
                 break
     report.cost = refiner.cost
     return report
+
+
+def make_refiner(
+    manifest: str | Path,
+    settings: Settings,
+    stages: Sequence[str] = STAGES,
+    like: Refiner | None = None,
+) -> Refiner:
+    """The stages for a data set, with its cache and the index of its captions."""
+    manifest = find_manifest(manifest)
+    refiner = Refiner(settings, StageCache(settings["cache"] or manifest.parent / CACHE_FOLDER), stages, like)
+    if like is None:
+        refiner.prepare(read_manifest(manifest))
+    return refiner
 
 
 def spread(rows: Sequence[Any], count: int | None) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,7 @@ from .settings import (
 from .text import clean, has_instructions
 
 STAGES = ("caption", "match", "rewrite")
-HOPELESS = 8  # requests that fail one after the other, after all their attempts: the endpoint is down
+HOPELESS = 8  # tracks that fail one after the other, after all attempts: the endpoint is down
 
 
 @dataclass
@@ -83,20 +84,30 @@ class Refiner:
         settings: see `settings.load_settings`.
         cache: results of earlier runs.
         stages: which of `STAGES` to run; what the others left in the sidecars is taken from there.
+        like: takes the first two stages with their models from there; None = loads them.
     """
 
-    def __init__(self, settings: Settings, cache: StageCache, stages: Sequence[str] = STAGES) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        cache: StageCache,
+        stages: Sequence[str] = STAGES,
+        like: Refiner | None = None,
+    ) -> None:
         unknown = set(stages) - set(STAGES)
         if unknown or not stages:
             raise ValueError(f"stages {', '.join(stages)}: choose among {', '.join(STAGES)}")
         self.settings, self.cache, self.stages = settings, cache, tuple(stages)
         self.caption_options, self.match_options, self.rewrite_options = (settings[stage] for stage in STAGES)
-        self.captioner = get_captioner(self.caption_options) if "caption" in stages else None
-        self.matcher = get_matcher(self.match_options) if "match" in stages else None
+        if like is None:
+            self.captioner = get_captioner(self.caption_options) if "caption" in stages else None
+            self.matcher = get_matcher(self.match_options) if "match" in stages else None
+        else:
+            self.captioner, self.matcher = like.captioner, like.matcher
         self.rewriter = get_rewriter(self.rewrite_options) if "rewrite" in stages else None
         self.thresholds, self.guard = get_thresholds(self.match_options), get_guard(self.rewrite_options)
-        self.index: TextIndex | None = None
-        self.index_key: str | None = None
+        self.index: TextIndex | None = like.index if like else None
+        self.index_key: str | None = like.index_key if like else None
         self._failures = 0
 
     @property
@@ -110,12 +121,8 @@ class Refiner:
         """Index the original captions of the whole data set, so that every shard retrieves from the same."""
         if self.matcher is None:
             return
-        texts = []
-        for row in rows:
-            try:
-                texts.append(clean(read_texts(row["path"]).original or ""))
-            except ValueError:  # named when its turn comes
-                continue
+        with ThreadPoolExecutor(max(self.settings["workers"], 1)) as pool:
+            texts = list(pool.map(_original, (row["path"] for row in rows)))
         usable = [text for text in texts if not has_instructions(text)]
         factory = self.match_options["index"]
         self.index, self.index_key = build_index(usable, self.matcher, self.cache.folder / "index", factory)
@@ -285,12 +292,19 @@ class Refiner:
         if not isinstance(answer, Exception):
             self._failures = 0
             return False
-        track.failure = answer
-        if isinstance(answer, EndpointError) and not isinstance(answer, BudgetSpent):
+        if track.failure is None and isinstance(answer, EndpointError) and not isinstance(answer, BudgetSpent):
             self._failures += 1
+        track.failure = track.failure or answer
         if self._failures >= HOPELESS:
-            raise EndpointError(f"{self._failures} requests failed one after the other: {answer}") from answer
+            raise EndpointError(f"{self._failures} tracks failed one after the other: {answer}") from answer
         return True
+
+
+def _original(path: str) -> str:
+    try:
+        return clean(read_texts(path).original or "")
+    except (OSError, ValueError):  # named when its turn comes
+        return ""
 
 
 def read_mono(path: str) -> tuple[Tensor, int]:

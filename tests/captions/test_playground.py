@@ -15,7 +15,7 @@ from audiocraft_qamdt.data.manifest import write_json
 from audiocraft_qamdt.playground.dataset import make_dataset
 from audiocraft_qamdt.playground.synthesis import INSTRUMENTS, RHYTHMS, compose
 
-TRACKS = 160
+TRACKS, SEED = 240, 3  # the thresholds of the configuration were chosen on seed 0
 NAMES = sorted({*INSTRUMENTS, *RHYTHMS}, key=len, reverse=True)  # "dance drums" before "drums"
 
 pytestmark = pytest.mark.slow  # the matcher is trained on 900 pieces
@@ -28,14 +28,14 @@ def named(text: str) -> set[str]:
 def right_words(descriptions: list[str]) -> float:
     """Share of the instrument words that name what is heard."""
     shares = [
-        len(named(text) & set(compose(0, i).instruments)) / len(named(text)) for i, text in enumerate(descriptions)
+        len(named(text) & set(compose(SEED, i).instruments)) / len(named(text)) for i, text in enumerate(descriptions)
     ]
     return float(np.mean(shares))
 
 
 def corrupted(seed: int = 0) -> list[str]:
     """The descriptions, every other one replaced by that of a track with other instruments."""
-    rng, pieces = np.random.default_rng(seed), [compose(0, index) for index in range(TRACKS)]
+    rng, pieces = np.random.default_rng(seed), [compose(SEED, index) for index in range(TRACKS)]
     found = [piece.description for piece in pieces]
     for index in range(0, TRACKS, 2):
         others = [piece for piece in pieces if set(piece.instruments) != set(pieces[index].instruments)]
@@ -46,9 +46,9 @@ def corrupted(seed: int = 0) -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The data set with half of its descriptions corrupted, and nothing else in the sidecars that tells the truth."""
-    folder = make_dataset(tmp_path_factory.mktemp("playground"), tracks=TRACKS, duration=6.0, splits={"all": 1.0})[
-        "all"
-    ]
+    folder = make_dataset(
+        tmp_path_factory.mktemp("playground"), tracks=TRACKS, duration=6.0, seed=SEED, splits={"all": 1.0}
+    )["all"]
     for index, text in enumerate(corrupted()):
         write_json(folder / f"track_{index:05d}.json", {"description": text})
     return folder
@@ -70,9 +70,8 @@ def test_corrupted_captions_are_found_and_put_right(folder):
 
     after = right_words([entry["description"] for entry in refined])
     assert before < 0.75 and after >= 0.9  # of a clean level of 1
-    assert right_words([compose(0, index).description for index in range(TRACKS)]) == 1
+    assert right_words([compose(SEED, index).description for index in range(TRACKS)]) == 1
     assert report.scores.quantile("mismatched", 0.5) < threshold < report.scores.quantile("original", 0.7)
-    print(f"before {before:.3f}, after {after:.3f}, AUC {(true[:, None] > wrong[None]).mean():.3f}")
 
 
 def test_vectors_do_not_depend_on_the_batch_and_unknown_words_say_nothing():
@@ -81,4 +80,8 @@ def test_vectors_do_not_depend_on_the_batch_and_unknown_words_say_nothing():
     together = matcher.embed_audio(audio, 16000)
     assert torch.allclose(together[:1], matcher.embed_audio(audio[:1], 16000), atol=1e-5)
     assert matcher.embed_audio(audio[..., :100], 44100).isfinite().all()
-    assert torch.equal(matcher.embed_text(["Slow PIANO!"]), matcher.embed_text(["a qqq slow, piano a"]) * 1.0) or True
+    plain, with_others = (
+        matcher.embed_text(["slow piano", "A zither? Slow PIANO!"]),
+        matcher.embed_text(["slow a piano"]),
+    )
+    assert torch.equal(plain[1], with_others[0])

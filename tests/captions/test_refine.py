@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -16,9 +18,11 @@ import soundfile
 from audiocraft_qamdt.captions import stages
 from audiocraft_qamdt.captions.refine import refine, spread, undo
 from audiocraft_qamdt.captions.settings import load_settings
-from audiocraft_qamdt.cli import main
+from audiocraft_qamdt.cli import _parser, main
+from audiocraft_qamdt.commands.captions import _work
 from audiocraft_qamdt.compat import CONFIG_ROOT
 from audiocraft_qamdt.data.manifest import build_manifest, write_manifest
+from audiocraft_qamdt.shards import ShardJob
 
 from ..audio_folder import make_folder
 from ..clap import write_clap
@@ -170,7 +174,7 @@ def test_an_endpoint_that_is_down_stops_the_run(tmp_path):
     with serve(lambda body, number: Reply(status=503)) as server:
         options = [*endpoint(server, "caption", retries=0), "caption.candidates=1", "batch_size=4"]
         report = refine(folder, load_settings(None, options))
-        assert "8 requests failed one after the other" in report.stopped
+        assert "8 tracks failed one after the other" in report.stopped
         assert len(server.requests) == 8 and report.changed == 0
         assert not any("captions" in entry for entry in contents(folder).values())
 
@@ -184,6 +188,15 @@ def test_shards_together_do_what_one_run_does(tmp_path, models):
     assert contents(whole) == contents(parts)
     reports[0].merge(reports[1])
     assert reports[0].tracks == 5 and reports[0].scores.counts["original"].sum() == 5
+
+
+def test_the_work_on_a_shard_can_be_sent_to_another_process(tmp_path):
+    folder = folder_of(tmp_path, tracks=3)
+    args = _parser().parse_args(["captions", str(folder), "--config", "default"])
+    args.manifest, args.overrides = folder, ["caption.model=sidecar"]
+    work = pickle.loads(pickle.dumps(ShardJob(functools.partial(_work, args), (1, 2))))
+    report = pickle.loads(pickle.dumps(work()))
+    assert report.tracks == 1 and "captions" in contents(folder)["track1"]
 
 
 def test_each_stage_alone(tmp_path, models):
@@ -364,7 +377,8 @@ WITHOUT_NETWORK = """
 import socket, sys
 def refuse(*args, **kwargs): raise SystemExit(f"network: {args}")
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
-from audiocraft_qamdt.cli import main
+from audiocraft_qamdt.cli import _parser, main
+from audiocraft_qamdt.commands.captions import _work
 if main(sys.argv[1:]): raise SystemExit("the stages failed")
 endpoint = ["model=endpoint", "endpoint.model=m", "endpoint.url=http://localhost:9/v1"]
 main(["captions", sys.argv[2], f"cache={sys.argv[2]}/none", *(f"caption.{option}" for option in endpoint)])
