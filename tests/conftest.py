@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,3 +44,25 @@ def tiny_t5(tmp_path_factory) -> str:
     torch.manual_seed(0)
     T5EncoderModel(config).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(tmp_path_factory) -> Iterator[Path]:
+    """A real SLURM on this machine for the session: its configuration, which `SLURM_CONF` names to whoever uses it."""
+    missing = [name for name in ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd") if shutil.which(name) is None]
+    if missing or os.getuid() != 0:
+        needed = "root and Debian's slurm-wlm slurmdbd munge mariadb-server"
+        pytest.skip(f"a real SLURM needs {needed} (missing: {', '.join(missing) or 'root'})")
+    script, folder = Path(__file__).parent / "slurm" / "single-node.sh", tmp_path_factory.mktemp("slurm")
+    try:
+        subprocess.run([script, "up", folder], check=True, timeout=180)
+        yield folder / "slurm.conf"
+    finally:
+        subprocess.run([script, "down", folder], check=True, timeout=60)
+
+
+@pytest.fixture
+def slurm(slurm_cluster, monkeypatch) -> Path:
+    """The SLURM of `slurm_cluster`, reached by whatever this test runs."""
+    monkeypatch.setenv("SLURM_CONF", str(slurm_cluster))
+    return slurm_cluster

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 
 import pytest
@@ -86,6 +87,39 @@ def test_conditions_are_dropped_in_training_only(folder, tmp_path):
         stage(solver, "valid")
         kept = solver._conditions(0, infos)
         assert kept["context_mask"].sum() > 0 and kept["quality"]["clip"].min() >= 1
+
+
+def test_ranks_drop_different_conditions_each_on_its_own(folder, tmp_path, monkeypatch):
+    import flashy
+
+    dropout = ["condition_dropout.description=0.5", "condition_dropout.quality=0.5"]
+
+    def dropped(rank):
+        monkeypatch.setattr(flashy.distrib, "rank", lambda: rank)
+        conditions = solver._conditions(0, infos)
+        return (conditions["context_mask"].sum(1) == 0).tolist(), (conditions["quality"]["clip"] == 0).tolist()
+
+    with solver_in(tmp_path, *argv(folder, *dropout, "dataset.batch_size=16")) as solver:
+        _, infos = next(iter(solver.dataloaders["train"]))
+        stage(solver, "train")
+        first, again, other = dropped(0), dropped(0), dropped(1)
+    assert first == again and first[0] != other[0] and first[1] != other[1]
+    assert first[0] != first[1] and all(0 < sum(items) < 16 for items in first)
+
+
+def test_tracks_without_a_score_train_with_the_null_quality_and_are_counted(tmp_path):
+    half = make_folder(tmp_path / "audio")
+    for index in range(0, 6, 2):
+        sidecar = half / f"track{index}.json"
+        sidecar.write_text(json.dumps({"description": f"track number {index}"}))
+    with solver_in(tmp_path, *argv(half, "dataset.batch_size=8", "condition_dropout.quality=0")) as solver:
+        solver.restore()
+        stage(solver, "train")
+        batch = next(iter(solver.dataloaders["train"]))
+        unscored = [int(info.description.split()[-1]) % 2 == 0 for info in batch[1]]
+        levels = solver._conditions(0, batch[1])["quality"]["clip"]
+        assert (levels == 0).tolist() == unscored and 0 < sum(unscored) < 8
+        assert solver.run_step(0, batch, {})["unscored"] == sum(unscored) / 8
 
 
 def test_one_epoch_then_continue_from_its_export(folder, tmp_path):

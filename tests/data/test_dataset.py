@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from audiocraft_qamdt.conditioners import QualityConditioner, to_levels
 from audiocraft_qamdt.data import dataset as module
 from audiocraft_qamdt.data.dataset import CURVE_RATE, QualityMusicDataset
 from audiocraft_qamdt.data.manifest import build_manifest
+from audiocraft_qamdt.models.mdt import resample_levels
+from audiocraft_qamdt.quality.levels import QualityStatistics, level_rule
 
 from ..audio_folder import make_folder, write_track
 
@@ -53,6 +56,33 @@ def test_the_curve_follows_the_cut(tmp_path):
         expected = np.interp(times, [0.5, 1.5, 2.5, 3.5], [1.0, 2.0, 3.0, 4.0])
         assert list(info.pmos_curve) == pytest.approx(expected.tolist(), abs=0.02)
         assert info.pmos_track == 2.5
+    assert len(starts) > 10
+
+
+def test_each_tokens_level_follows_the_cut(tmp_path):
+    """From the sidecar's windows to the level of each time step of tokens, of one track cut at many places."""
+    frames = [1.0, 1.0, 2.0, 3.5, 5.0, 5.0, 3.0, 1.5, 4.5, 4.5]
+    write_track(tmp_path / "track.wav", 0, 10.0, 16000, 3.0, frames=frames)
+    build_manifest(tmp_path)
+    dataset = build(tmp_path, segment_duration=2.56)
+    dataset.start_epoch(1)
+    scores = [1 + index / 25 for index in range(101)]
+    rule = level_rule("quantile", QualityStatistics.from_scores(scores, "test", "1"))
+    steps, starts = 40, set()  # tokens of 64 ms, as patches of four latent frames at 62.5 Hz
+    for index in range(16):
+        _, info = dataset[index]
+        starts.add(round(info.seek_time, 1))
+        text = to_levels(info.to_condition_attributes(), rule, prefix=False).text
+        curve = QualityConditioner("frame").tokenize([text["quality_frame"]])  # [1, N]
+        tokens = resample_levels(curve, steps)[0].tolist()
+        edges = info.seek_time + np.arange(-1, steps + 2) * 0.064
+        levels = rule.levels(np.interp(edges, np.arange(10) + 0.5, frames).tolist())
+        for step, token in enumerate(tokens):
+            around = levels[step : step + 4]  # from one token before to one after
+            assert min(around) <= token <= max(around)
+        assert len({round(token) for token in tokens}) > 1
+        mean = np.mean([frame for i, frame in enumerate(frames) if 0 <= i + 0.5 - info.seek_time < 2.56])
+        assert text["quality_clip"] == rule.level(mean) and text["quality_global"] == rule.level(3.0)
     assert len(starts) > 10
 
 

@@ -1,24 +1,27 @@
-"""A p-MOS predictor without weights: six measurements of what goes wrong with a recording.
+"""A p-MOS predictor without weights: eight measurements of what goes wrong with a recording.
 
-It hears technical faults (lost treble, holes, noise, clipping, hum, coarse steps), not whether music is well made.
-Faults of another nature it hears badly or not at all: lost bass, pitch that wavers, ring modulation, crackle,
-sample-rate decimation. Where music itself is noisy, a fault that removes the noise can raise the score.
+It hears technical faults (lost treble or bass, holes, noise, clipping, hum, coarse steps, held samples), not whether
+music is well made. Faults of another nature it hears badly or not at all: gating, crossover distortion, crackle, ring
+modulation, pitch that wavers. Where music itself is noisy, a fault that removes the noise can raise the score.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ...playground.dataset import degraded_examples
+
 MAINS = (50, 60)  # Hz
 LOWEST, HIGHEST = 200, 16000  # Hz between which the spectrum is judged
 TOP_OCTAVE = 0.15
 FRAME = 0.032  # seconds of a short-time Fourier frame
+HUM_FLOOR = -70  # dB below which hum is not looked for
 SILENCE = 1e-4  # peak below which there is nothing to judge
 
 
@@ -74,9 +77,21 @@ def missing_octaves(windows: Windows) -> Tensor:
 
 
 def noise_floor(windows: Windows) -> Tensor:
-    """Level [B] in dB that a twentieth of the audible cells below 8 kHz stay under."""
-    cells = windows.spectrogram.masked_fill(~windows.audible, torch.nan)[:, windows.frequencies < 8000]
-    return _decibels(cells.flatten(1).nanquantile(0.05, dim=1).nan_to_num(0))
+    """Level [B] in dB that a twentieth of the cells stay under, in the octave where that is lowest.
+
+    Noise lies under all octaves, dense music seldom does. Of noise, half of the cells stay 11.3 dB above that level
+    or more (their power is distributed exponentially); where it is much more, the octave holds music, not noise.
+    """
+    frequencies, cells = windows.frequencies, _decibels(windows.spectrogram)
+    floors, spreads = [], []
+    for octave in range(round(math.log2(min(HIGHEST, windows.sample_rate / 2) / LOWEST))):
+        inside = (frequencies > LOWEST * 2**octave) & (frequencies <= LOWEST * 2 ** (octave + 1))
+        low, half = cells[:, inside].flatten(1).quantile(torch.tensor([0.05, 0.5], device=cells.device), dim=1)
+        floors.append(low)
+        spreads.append(half - low)
+    floor, quietest = torch.stack(floors).min(0)
+    spread = torch.stack(spreads).gather(0, quietest[None])[0]
+    return floor - 8 * (spread - 12.5).clamp(min=0)
 
 
 def clipped_share(windows: Windows) -> Tensor:
@@ -85,16 +100,20 @@ def clipped_share(windows: Windows) -> Tensor:
 
 
 def hum_level(windows: Windows) -> Tensor:
-    """Level [B] in dB, averaged over five harmonics of the mains, under which they never fall."""
+    """Level [B] in dB under which harmonics of the mains never fall, averaged over five.
+
+    Only what sticks out of what lies half a harmonic beside counts, so that bass notes count less.
+    """
     size = windows.sample_rate // 4
     window = torch.hann_window(size, device=windows.audio.device)
     frames = windows.audio.unfold(1, size, size // 2) * (window / window.sum())  # [B, frames, size]
     time = torch.arange(size, device=window.device) / windows.sample_rate
     levels = []
     for mains in MAINS:
-        angles = 2 * torch.pi * mains * torch.arange(1, 6, device=window.device) * time[:, None]  # [size, 5]
-        power = (frames @ angles.cos()).square() + (frames @ angles.sin()).square()  # [B, frames, 5]
-        levels.append(_decibels(power.amin(1)).mean(1))
+        angles = torch.pi * mains * torch.arange(1, 12, device=window.device) * time[:, None]  # [size, 11], in halves
+        lowest = ((frames @ angles.cos()).square() + (frames @ angles.sin()).square()).amin(1)  # [B, 11]
+        beside = torch.maximum(lowest[:, 0:10:2], lowest[:, 2:11:2])
+        levels.append(_decibels((lowest[:, 1:10:2] - 2 * beside).clamp(min=10 ** (HUM_FLOOR / 10))).mean(1))
     return torch.stack(levels).amax(0)
 
 
@@ -109,9 +128,29 @@ def lost_dynamics(windows: Windows) -> Tensor:
     return -_decibels(windows.peak.square())
 
 
+def lost_bass(windows: Windows) -> Tensor:
+    """How many dB [B] the power below 200 Hz lies under the whole."""
+    bass = (windows.frequencies > 30) & (windows.frequencies <= LOWEST)
+    return -_decibels(windows.spectrogram[:, bass].mean(2).sum(1)).clamp(min=-80)
+
+
+def held_samples(windows: Windows) -> Tensor:
+    """Share [B] of samples that differ from the one before, as a negative decimal logarithm."""
+    return -torch.log10((windows.audio.diff(dim=1).abs() > 1e-7).float().mean(1) + 1e-4)
+
+
 MEASUREMENTS: dict[str, Callable[[Windows], Tensor]] = {
     function.__name__: function
-    for function in (missing_octaves, noise_floor, clipped_share, hum_level, quantisation_step, lost_dynamics)
+    for function in (
+        missing_octaves,
+        noise_floor,
+        clipped_share,
+        hum_level,
+        quantisation_step,
+        lost_dynamics,
+        lost_bass,
+        held_samples,
+    )
 }
 
 
@@ -122,106 +161,61 @@ class Calibration:
     Args:
         kind: degradation of the playground that it is calibrated on.
         share: share of the windows at a severity that measure less than what is taken to mean that severity.
+        clean: share of the undegraded windows that measure less than what is taken to mean severity 0.
         start: severity that undegraded audio of the playground stands for.
     """
 
     kind: str
     share: float = 0.5
+    clean: float = 0.9
     start: float = 0.0
 
 
 CALIBRATIONS = {
-    "missing_octaves": Calibration("bandlimit", start=0.05),  # its 16 kHz audio has no top octave
+    "missing_octaves": Calibration("bandlimit", clean=0.5, start=0.05),  # its 16 kHz audio has no top octave
     "noise_floor": Calibration("noise"),
     "clipped_share": Calibration("clipping"),
     "hum_level": Calibration("hum"),
     "quantisation_step": Calibration("bit_depth"),
-    "lost_dynamics": Calibration("clipping", share=0.9),  # a loud clean mix is short of dynamics too
+    "lost_dynamics": Calibration("clipping", share=0.9, clean=0.95),  # a loud clean mix is short of dynamics too
+    "lost_bass": Calibration("highpass", share=0.97, clean=0.97),  # a melody alone has little bass
+    "held_samples": Calibration("decimation"),
 }
 
 # Measurement → (value, severity) between which severity is linear. Printed by
-#   python -c "from audiocraft_qamdt.playground.dataset import degraded_examples
-#   from audiocraft_qamdt.quality.predictors.acoustic import calibrate
-#   print(calibrate(degraded_examples(seed=1), sample_rate=16000))"
+#   python -c "from audiocraft_qamdt.quality.predictors.acoustic import calibrate, calibration_examples
+#   print(calibrate(calibration_examples(), sample_rate=16000))"
 KNOTS: dict[str, list[tuple[float, float]]] = {
     "missing_octaves": [
-        (0.0, 0.0),
-        (0.28, 0.05),
-        (0.64, 0.145),
-        (1.05, 0.24),
-        (1.45, 0.335),
-        (1.85, 0.43),
-        (2.25, 0.525),
-        (2.59, 0.62),
-        (2.93, 0.715),
-        (3.12, 0.81),
-        (3.28, 0.905),
-        (3.47, 1.0),
+        (0, 0), (0.28, 0.05), (0.64, 0.145), (1.05, 0.24), (1.45, 0.335), (1.85, 0.43), (2.24, 0.525), (2.59, 0.62),
+        (2.92, 0.715), (3.13, 0.81), (3.33, 0.905), (3.53, 1),
     ],
     "noise_floor": [
-        (-88.16, 0.0),
-        (-76.37, 0.1),
-        (-73.01, 0.2),
-        (-69.6, 0.3),
-        (-65.95, 0.4),
-        (-62.46, 0.5),
-        (-58.7, 0.6),
-        (-55.16, 0.7),
-        (-51.39, 0.8),
-        (-47.76, 0.9),
-        (-44.5, 1.0),
+        (-227.91, 0), (-121.11, 0.1), (-95.91, 0.2), (-81.73, 0.3), (-71.82, 0.4), (-64.41, 0.5), (-59.69, 0.6),
+        (-55.94, 0.7), (-51.7, 0.8), (-48.19, 0.9), (-45.15, 1),
     ],
     "clipped_share": [
-        (-4.2, 0.0),
-        (-2.84, 0.1),
-        (-2.03, 0.2),
-        (-1.38, 0.3),
-        (-0.96, 0.4),
-        (-0.65, 0.5),
-        (-0.44, 0.6),
-        (-0.3, 0.7),
-        (-0.22, 0.8),
-        (-0.15, 0.9),
-        (-0.12, 1.0),
+        (-3.99, 0), (-2.82, 0.1), (-1.92, 0.2), (-1.35, 0.3), (-0.92, 0.4), (-0.62, 0.5), (-0.43, 0.6), (-0.3, 0.7),
+        (-0.21, 0.8), (-0.15, 0.9), (-0.12, 1),
     ],
     "hum_level": [
-        (-73.26, 0.0),
-        (-45.0, 0.1),
-        (-41.16, 0.2),
-        (-38.03, 0.3),
-        (-33.71, 0.4),
-        (-29.81, 0.5),
-        (-25.44, 0.6),
-        (-22.07, 0.7),
-        (-18.87, 0.8),
-        (-16.41, 0.9),
-        (-14.8, 1.0),
+        (-55.6, 0), (-46.29, 0.1), (-44.35, 0.2), (-39.16, 0.3), (-33.78, 0.4), (-30.37, 0.5), (-26.03, 0.6),
+        (-22.51, 0.7), (-19.28, 0.8), (-16.54, 0.9), (-14.92, 1),
     ],
     "quantisation_step": [
-        (-14.4, 0.0),
-        (-10.0, 0.1),
-        (-8.98, 0.2),
-        (-7.98, 0.3),
-        (-6.98, 0.4),
-        (-5.99, 0.5),
-        (-5.47, 0.6),
-        (-4.49, 0.7),
-        (-3.46, 0.8),
-        (-2.58, 0.9),
-        (-1.59, 1.0),
+        (-14.14, 0), (-10, 0.1), (-8.98, 0.2), (-7.98, 0.3), (-6.98, 0.4), (-5.99, 0.5), (-5.47, 0.6), (-4.49, 0.7),
+        (-3.46, 0.8), (-2.58, 0.9), (-1.59, 1),
     ],
     "lost_dynamics": [
-        (-12.19, 0.0),
-        (-10.37, 0.1),
-        (-8.05, 0.2),
-        (-5.99, 0.3),
-        (-4.26, 0.4),
-        (-3.13, 0.5),
-        (-2.27, 0.6),
-        (-1.65, 0.7),
-        (-1.21, 0.8),
-        (-0.88, 0.9),
-        (-0.62, 1.0),
+        (-11.71, 0), (-10.3, 0.1), (-7.97, 0.2), (-5.89, 0.3), (-4.24, 0.4), (-3.05, 0.5), (-2.23, 0.6), (-1.63, 0.7),
+        (-1.2, 0.8), (-0.86, 0.9), (-0.63, 1),
+    ],
+    "lost_bass": [
+        (11.89, 0), (13.03, 0.3), (39.68, 0.4), (78.78, 0.5), (80, 1),
+    ],
+    "held_samples": [
+        (0, 0), (0.12, 0.1), (0.24, 0.2), (0.36, 0.3), (0.48, 0.4), (0.6, 0.5), (0.72, 0.6), (0.84, 0.7), (0.96, 0.8),
+        (1.08, 0.9), (1.2, 1),
     ],
 }
 
@@ -231,6 +225,12 @@ def measure(audio: Tensor, sample_rate: int) -> dict[str, Tensor]:
     power = audio.square().mean(1, keepdim=True).clamp(min=SILENCE**2)
     windows = Windows(audio / power.sqrt(), sample_rate)
     return {name: function(windows) for name, function in MEASUREMENTS.items()}
+
+
+def calibration_examples() -> Iterator[tuple[str, float, Tensor]]:
+    """What `KNOTS` comes from: see `playground.dataset.degraded_examples`."""
+    kinds = dict.fromkeys(how.kind for how in CALIBRATIONS.values())
+    return degraded_examples(seed=1, tracks=12, kinds=kinds)
 
 
 def calibrate(
@@ -249,12 +249,22 @@ def calibrate(
             values.setdefault((name, kind, severity), []).append(value)
     severities = sorted({severity for _, _, severity in values})
     knots = {}
-    for name, (kind, share, start) in ((name, astuple(how)) for name, how in CALIBRATIONS.items()):
-        at = torch.stack([torch.cat(values[name, kind, severity]).quantile(share) for severity in severities])
-        scaled = [round(start + (1 - start) * severity, 4) for severity in severities]
-        pairs = zip((round(value, 2) for value in at.cummax(0).values.tolist()), scaled, strict=True)
-        knots[name] = [(0.0, 0.0)] * (start > 0) + list(pairs)
+    for name, how in CALIBRATIONS.items():
+        points = [torch.cat(values[name, how.kind, severity]) for severity in severities]
+        shares = [how.clean] + [how.share] * (len(severities) - 1)
+        at = [point.quantile(share).item() for point, share in zip(points, shares, strict=True)]
+        scaled = [round(how.start + (1 - how.start) * severity, 3) for severity in severities]
+        knots[name] = [(0.0, 0.0)] * (how.start > 0) + _rising(at, scaled)
     return knots
+
+
+def _rising(values: list[float], severities: list[float]) -> list[tuple[float, float]]:
+    """The points whose value exceeds all before; the last has the highest severity."""
+    points: list[tuple[float, float]] = []
+    for value, severity in zip((round(value, 2) for value in values), severities, strict=True):
+        if not points or value > points[-1][0]:
+            points.append((value, severity))
+    return [*points[:-1], (points[-1][0], severities[-1])]
 
 
 def _interpolate(values: Tensor, knots: list[tuple[float, float]]) -> Tensor:
@@ -272,7 +282,7 @@ class Acoustic:
     """
 
     name = "acoustic"
-    version = "1"
+    version = "2"
     sample_rate = None
     window = 1.0
     hop = 1.0

@@ -10,7 +10,7 @@ class Constant:
     """The same p-MOS for every window.
 
     Args:
-        pmos: that score, 1 to 5; it is the predictor's version, so that two of them never mix.
+        pmos: that score, 1 to 5, a number or its text; it is the predictor's version, so that two of them never mix.
         device: where the scores lie.
     """
 
@@ -19,9 +19,9 @@ class Constant:
     window = 1.0
     hop = 1.0
 
-    def __init__(self, pmos: float = 3.0, device: str = "cpu") -> None:
-        self.pmos = pmos
-        self.version = f"{pmos:g}"
+    def __init__(self, pmos: float | str = 3.0, device: str = "cpu") -> None:
+        self.pmos = float(pmos)
+        self.version = f"{self.pmos:g}"
         self.device = device
 
     def score(self, audio: Tensor, sample_rate: int) -> Tensor:

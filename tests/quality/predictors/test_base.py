@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -58,3 +59,14 @@ def test_a_users_predictor_is_loaded_by_import_path_and_by_entry_point(monkeypat
 def test_what_is_no_predictor_is_refused(name, message):
     with pytest.raises(ValueError, match=message):
         load_predictor(name, "cpu")
+
+
+@pytest.mark.parametrize("name, package", [("audiobox", "audiobox_aesthetics.infer"), ("dnsmos", "speechmos")])
+def test_a_missing_package_is_named_with_how_to_install_it(name, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(RuntimeError, match=rf'pip install "audiocraft_qamdt\[{name}\]"'):
+        load_predictor(name, "cpu")
+
+
+def test_what_follows_the_name_goes_to_the_predictor():
+    assert load_predictor("constant/2.5", "cpu").score(torch.zeros(1, 10), 10).tolist() == [2.5]
