@@ -102,6 +102,8 @@ def write_texts(audio_path: str | Path, texts: Texts, candidates: list[Candidate
     found = texts.sidecar.get(ORIGINAL) if ORIGINAL in texts.sidecar else texts.sidecar.get(DESCRIPTION)
     if description is not None:
         changes |= {DESCRIPTION: description, ORIGINAL: found}
+    elif ORIGINAL in texts.sidecar:  # an earlier run had found a description, this one has not
+        changes[DESCRIPTION] = found
     if all(key in texts.sidecar and texts.sidecar[key] == value for key, value in changes.items()):
         return False
     update_sidecar(audio_path, changes)

@@ -102,7 +102,7 @@ class TwoTower(nn.Module):
 def train(
     tracks: int = 900,
     *,
-    seconds: float = 4.0,
+    seconds: float = 3.0,
     seed: int = 1000,
     epochs: int = 30,
     batch_size: int = 50,

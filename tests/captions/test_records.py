@@ -48,6 +48,15 @@ def test_a_second_refinement_keeps_the_first_original(audio):
     assert content(audio) == SIDECAR
 
 
+def test_a_description_that_does_not_pass_any_more_goes(tmp_path):
+    audio = tmp_path / "b.wav"
+    write_texts(audio, read_texts(audio), [Candidate("new", "caption")], "new")
+    write_texts(audio, read_texts(audio), [Candidate("new", "caption", kept=False)], None)
+    assert content(audio)["description"] is None and content(audio)["captions"][0]["kept"] is False
+    undo_texts(audio)
+    assert not audio.with_suffix(".json").exists()
+
+
 @pytest.mark.parametrize("sidecar", [None, {"title": "x"}, {"title": "x", "description": None}])
 def test_a_track_without_a_description_gets_back_to_none(tmp_path, sidecar):
     audio, path = tmp_path / "b.wav", tmp_path / "b.json"
