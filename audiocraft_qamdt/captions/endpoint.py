@@ -66,7 +66,7 @@ class Endpoint:
         concurrency: requests at a time.
         requests_per_minute: None = no limit.
         price: dollars per million tokens of (prompt, answer), by what the server says it used.
-        budget: dollars after which no request is sent; None = no cap.
+        budget: dollars after which no request is sent (those under way end and count); None = no cap.
     """
 
     url: str

@@ -103,7 +103,10 @@ class LocalLanguageModel:
             tokens = self.model.generate(
                 **inputs, max_new_tokens=self.max_new_tokens, pad_token_id=self.tokenizer.pad_token_id, **sampling
             )
-        return self.tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        answers = self.tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        if self.tokenizer.chat_template:
+            return answers
+        return [answer.strip().partition("\n")[0] for answer in answers]  # nothing else tells it where to end
 
     def _room(self) -> int | None:
         """Tokens of the longest prompt that leaves room for an answer; None = the model names no limit."""
@@ -116,7 +119,7 @@ class LocalLanguageModel:
         for token in self.tokenizer.all_special_tokens:
             user = user.replace(token, "")
         if not self.tokenizer.chat_template:
-            return f"{prompt.system}\n\n{user}\n"
+            return f"{prompt.system}\n\n{user}\n\nCaption:"
         messages = Prompt(prompt.system, user, prompt.seed).messages
         return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
