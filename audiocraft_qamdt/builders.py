@@ -161,7 +161,9 @@ def _conditioner(name: str, section: dict[str, tp.Any], output_dim: int, device:
     build = CONDITIONERS[model]
     if model != "qamdt_t5":
         return build(output_dim=output_dim, device=device, **section[model])
-    with _weights(f"text encoder {section[model]['name']!r}", f"conditioners.{name}.{model}.name"):
+    checkpoint = section[model]["name"]
+    source = "" if Path(checkpoint).is_absolute() else f" of https://huggingface.co/{checkpoint}"
+    with _weights(f"text encoder {checkpoint!r}{source}", f"conditioners.{name}.{model}.name"):
         return build(output_dim=output_dim, device=device, **section[model])
 
 

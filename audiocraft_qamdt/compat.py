@@ -12,6 +12,7 @@ import importlib.machinery
 import importlib.util
 import logging
 import os
+import pickle
 import shutil
 import sys
 import types
@@ -29,7 +30,7 @@ def prepare() -> None:
     _stand_in_for_xformers()
     # `audiocraft.metrics.clap_consistency` imports laion_clap at module level, and laion_clap fetches three tokenizers
     # from the hub while it is imported. (importlib's LazyLoader would not do: `inspect` alone triggers it.)
-    _import_lazily("laion_clap")
+    _import_lazily("laion_clap", then=_read_clap_as_data)
     # AudioCraft resolves `//sig/...` through `audiocraft.train`, which wants a config folder that its wheel lacks.
     _import_lazily("audiocraft.train", instead="audiocraft_qamdt.train")
     _allow_checkpoint_types()
@@ -97,8 +98,12 @@ def _stand_in_for_xformers() -> None:
     sys.modules.update({"xformers": package, "xformers.ops": ops})
 
 
-def _import_lazily(name: str, instead: str | None = None) -> None:
-    """Let `import name` succeed now, and import it (or the module named by `instead`) when something of it is used."""
+def _import_lazily(name: str, instead: str | None = None, then: tp.Callable[[], None] = lambda: None) -> None:
+    """Let `import name` succeed now, and import it (or the module named by `instead`) when something of it is used.
+
+    Args:
+        then: called after it is imported.
+    """
     if name in sys.modules or importlib.util.find_spec(instead or name) is None:
         return
 
@@ -106,6 +111,7 @@ def _import_lazily(name: str, instead: str | None = None) -> None:
         if sys.modules.get(name) is deferred:
             del sys.modules[name]
         sys.modules[name] = importlib.import_module(instead or name)
+        then()
         return sys.modules[name]
 
     deferred = sys.modules[name] = _Deferred(name, load)
@@ -141,6 +147,36 @@ def _allow_checkpoint_types() -> None:
             (_plain_dict, "collections.defaultdict"),
         ]
     )
+
+
+def _read_clap_as_data() -> None:
+    # laion_clap 1.1.7 runs whatever code a checkpoint holds, and fails on those without position_ids, which
+    # transformers no longer has. AudioCraft's `load_clap_state_dict` finds this one instead.
+    for module in ("clap_module.factory", "laion_clap.hook"):
+        vars(importlib.import_module(module))["load_state_dict"] = read_clap_checkpoint
+
+
+def read_clap_checkpoint(path: str | Path, map_location: str = "cpu", skip_params: bool = True) -> dict[str, tp.Any]:
+    """State dict of a laion-clap checkpoint, read as data only; the arguments are those of laion_clap's own function.
+
+    Raises:
+        ValueError: naming the file, when it holds more than tensors, plain data and NumPy scalars.
+    """
+    import numpy as np
+    import torch
+
+    # Training left a NumPy scalar (the best score) beside the weights: these three types carry data only.
+    scalar: tp.Any = vars(np.core.multiarray)["scalar"]
+    scalars = [scalar, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i8"))]
+    with torch.serialization.safe_globals(scalars):
+        try:
+            loaded = torch.load(path, map_location, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"{path}: refused, it holds more than tensors and plain data ({error})") from error
+    state = loaded.get("state_dict", loaded)
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state.pop("text_branch.embeddings.position_ids", None)
+    return state
 
 
 def _plain_dict(factory: tp.Any = None) -> dict:

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import plots
 from .builders import SPLITS
 from .compat import CONFIG_ROOT
-from .data.manifest import find_manifest, read_manifest, read_sidecar, replacing
+from .data.manifest import read_descriptions, replacing
 from .generate import QAMDT
 from .playground.dataset import make_dataset
 from .quality.annotate import annotate
@@ -74,7 +74,7 @@ def run_demo(out: Path, *, tracks: int = 400, epochs: int = 4) -> Path:
     experiment = _train(data, out / "outputs", epochs)
     plots.loss_curve(json.loads((experiment / "history.json").read_text()), results / "loss.png")
     logger.info("4/4 generate at quality %s", ", ".join(map(str, LEVELS)))
-    clips = _generate(experiment, _prompts(data / "generate"), results, predictor)
+    clips = _generate(experiment, read_descriptions(data / "generate")[:PROMPTS], results, predictor)
     with replacing(results / "table.md") as part:
         part.write_text(_table(clips))
     sys.stdout.write(f"{_table(clips)}\n{results}\n")
@@ -96,12 +96,6 @@ def _train(data: Path, outputs: Path, epochs: int) -> Path:
     )
     main.dora.dir = outputs
     return main.get_xp(argv).folder
-
-
-def _prompts(split: Path) -> list[str]:
-    rows = read_manifest(find_manifest(split))
-    descriptions = (read_sidecar(Path(row["path"]).with_suffix(".json")).get("description") for row in rows)
-    return [text for text in descriptions if text][:PROMPTS]
 
 
 def _generate(experiment: Path, prompts: list[str], results: Path, predictor: Predictor) -> list[Clip]:

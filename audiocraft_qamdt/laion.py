@@ -9,9 +9,10 @@ import re
 import typing as tp
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from .compat import read_clap_checkpoint
 
 # laion-clap's `amodel`, which the checkpoint does not name: the width of its first layer tells.
 ARCHITECTURES: dict[str, dict[str, tp.Any]] = {
@@ -22,7 +23,6 @@ ARCHITECTURES: dict[str, dict[str, tp.Any]] = {
 
 # laion-clap's name → transformers', in this order.
 RENAMES = (
-    (r"^module\.", ""),
     (r"^text_branch\.", "text_model."),
     (r"^audio_branch\.", "audio_model.audio_encoder."),
     (r"\.bn0\.", ".batch_norm."),
@@ -67,12 +67,7 @@ def load_laion_clap(path: str | Path, tokenizer: str = "roberta-base") -> tuple[
 
 def read_laion_clap(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint under transformers' names; what only laion-clap's training needs is among them."""
-    # The training script saved numpy numbers (the epoch's metrics) beside the weights: types that carry data only.
-    scalar = np.float64(0).__reduce__()[0]  # its module differs between versions of numpy
-    numpy_types: list[tp.Any] = [scalar, np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8"))]
-    with torch.serialization.safe_globals(numpy_types):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
+    state = read_clap_checkpoint(path)
     weights: dict[str, Tensor] = {}
     for name, tensor in state.items():
         for pattern, replacement in RENAMES:

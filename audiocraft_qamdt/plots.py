@@ -16,13 +16,40 @@ def loss_curve(history: list[dict[str, tp.Any]], path: str | Path) -> None:
         history: a Dora history: for each epoch, metrics by stage.
         path: PNG to write.
     """
-    with _figure(path, (6, 4)) as axes:
-        for stage, style in (("train", "-"), ("valid", "--")):
-            points = [(epoch, stages[stage]["loss"]) for epoch, stages in enumerate(history, 1) if stage in stages]
-            axes.plot(*zip(*points, strict=True), style, marker="o", markersize=3, label=stage)
-        axes.set(xlabel="epoch", ylabel="loss (min-SNR weighted)", title="Loss")
-        axes.legend()
+    curves({"": history}, {"train": "loss", "valid": "loss"}, path, ylabel="loss (min-SNR weighted)", title="Loss")
+
+
+def curves(
+    histories: tp.Mapping[str, list[dict[str, tp.Any]]],
+    quantities: tp.Mapping[str, str],
+    path: str | Path,
+    *,
+    ylabel: str,
+    title: str,
+    size: tuple[float, float] = (6, 4),
+) -> None:
+    """Quantities of several runs by epoch, a colour for each run and a line style for each stage.
+
+    Args:
+        histories: Dora histories by the name of the run.
+        quantities: stage → its metric to draw; what a run does not have is left out.
+        path: PNG to write.
+        size: inches.
+    """
+    with _figure(path, size) as axes:
+        for run, (name, history) in enumerate(histories.items()):
+            for (stage, quantity), style in zip(quantities.items(), ("-", "--", ":"), strict=False):
+                found = [(epoch, stages.get(stage, {}).get(quantity)) for epoch, stages in enumerate(history, 1)]
+                points = [(epoch, value) for epoch, value in found if value is not None]
+                if points:
+                    label = " ".join(filter(None, (name, stage)))
+                    axes.plot(*zip(*points, strict=True), style, color=f"C{run}", marker="o", markersize=3, label=label)
+        axes.set(xlabel="epoch", ylabel=ylabel)
+        axes.set_title(title, fontsize=12 if len(title) < 40 else 8)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
 
 
 def spectrogram(audio: Tensor, sample_rate: int, path: str | Path, title: str = "") -> None:
@@ -46,6 +73,27 @@ def spectrogram(audio: Tensor, sample_rate: int, path: str | Path, title: str = 
         )
         axes.set(xlabel="seconds", ylabel="kHz", title=title)
         axes.figure.colorbar(image, ax=axes, label="dBFS")
+
+
+def quality_curves(curves: dict[str, dict[str, tp.Any]], judge: str, path: str | Path) -> None:
+    """Judged quality against the level asked for, and along clips whose level rises, with confidence bands.
+
+    Args:
+        curves: "level" and perhaps "rise" → `at`, `mean`, `low`, `high` [K] and `rank_correlation`.
+        judge: who judged.
+        path: PNG to write.
+    """
+    with _figure(path, (6, 4)) as axes:
+        labels = {"level": "level asked for", "rise": "seconds"}
+        for name, color in (("level", "tab:blue"), ("rise", "tab:orange")):
+            if name not in curves:
+                continue
+            curve, ax = curves[name], axes if name == "level" else axes.twiny()
+            ax.plot(curve["at"], curve["mean"], marker="o", color=color)
+            ax.fill_between(curve["at"], curve["low"], curve["high"], color=color, alpha=0.2, label="95 %")
+            ax.set_xlabel(f"{labels[name]} (rank correlation {curve['rank_correlation']:.2f})", color=color)
+        axes.set_ylabel(f"quality judged by {judge}")
+        axes.grid(alpha=0.3)
 
 
 class _figure:

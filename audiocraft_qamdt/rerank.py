@@ -1,4 +1,4 @@
-"""How well audio and text agree, by CLAP, and the best of several candidates (published QA-MDT: the best of 3)."""
+"""Best of several candidates by how well audio and text agree (published QA-MDT: the best of 3 by CLAP)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,22 @@ from .laion import load_laion_clap
 Scorer = tp.Callable[[Tensor, int, list[str]], Tensor]
 """scorer(audio [B, 1, S], sample_rate, texts) -> agreement [B], higher is better."""
 
+
 TEXT_TOKENS = 77  # what CLAP was trained with; longer texts are cut, as AudioCraft's metric does
+SHORTEST = 1.0  # seconds of a last window that counts, where it is not the only one
+
+
+def windows(audio: Tensor, size: int, shortest: int) -> list[Tensor]:
+    """Consecutive windows of at most `size` samples of audio [S]; a remainder below `shortest` is left out."""
+    whole, *rest = audio.split(size)
+    return [whole, *(window for window in rest if len(window) >= shortest)]
 
 
 class ClapScorer:
     """Cosine similarity of audio and text in the space of a CLAP model (arXiv 2211.06687).
+
+    Audio longer than the model's window, of which the model's own preparation takes a random part, is cut into
+    windows whose embeddings are averaged; shorter audio is repeated until it fills one, as in training.
 
     Args:
         name: hub id or folder of a transformers `ClapModel` and its processor, or a checkpoint file of laion-clap.
@@ -39,44 +50,42 @@ class ClapScorer:
         self.key = {"tokenizer": tokenizer if Path(name).is_file() else None}
         text = self.model.config.text_config
         self._text_tokens = min(TEXT_TOKENS, text.max_position_embeddings - text.pad_token_id - 1)
+        self.dim = self.model.config.projection_dim
 
     @torch.no_grad()
     def embed_audio(self, audio: Tensor, sample_rate: int) -> Tensor:
-        """Unit vectors [B, D] of audio [B, C, S]; of one that is longer than CLAP's window, the mean of its windows."""
-        extractor = self.processor.feature_extractor
-        mono = julius.resample_frac(audio.float().cpu(), sample_rate, extractor.sampling_rate).mean(1)
-        windows = cut_windows(mono, extractor.nb_max_samples)  # [B, W, S]
-        inputs = extractor(
-            list(windows.flatten(0, 1).numpy()), sampling_rate=extractor.sampling_rate, return_tensors="pt"
+        """Embeddings [n, D] of unit length, one for each window of a clip [S]."""
+        prepare = self.processor.feature_extractor
+        audio = julius.resample_frac(audio.float().cpu(), sample_rate, prepare.sampling_rate)
+        clips = windows(audio, prepare.nb_max_samples, round(SHORTEST * prepare.sampling_rate))
+        fusion = self.model.config.audio_config.enable_fusion
+        inputs = prepare(
+            [clip.numpy() for clip in clips],
+            sampling_rate=prepare.sampling_rate,
+            truncation="fusion" if fusion else "rand_trunc",
+            return_tensors="pt",
         )
-        # No window is longer than what the model sees; the extractor declares one so at random for fusion models.
-        inputs["is_longer"] = torch.zeros(len(inputs["input_features"]), 1, dtype=torch.bool)
-        output = self.model.audio_model(**inputs.to(self.device))
-        vectors = self.model.audio_projection(output.pooler_output).cpu()  # [B · W, D]
-        vectors = torch.nn.functional.normalize(vectors, dim=-1).view(*windows.shape[:2], -1).mean(1)
-        return torch.nn.functional.normalize(vectors, dim=-1)
+        # The extractor calls one at random longer than it is, so that training has one in each batch.
+        longer = torch.zeros(len(clips), 1, dtype=torch.bool, device=self.device)
+        output = self.model.get_audio_features(inputs["input_features"].to(self.device), is_longer=longer)
+        return _pooled(output).cpu()
 
     @torch.no_grad()
-    def embed_text(self, texts: tp.Sequence[str]) -> Tensor:
-        """Unit vectors [N, D] of N texts."""
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        """Embeddings [B, D] of unit length."""
         inputs = self.processor.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self._text_tokens, return_tensors="pt"
+            texts, padding=True, truncation=True, max_length=self._text_tokens, return_tensors="pt"
         ).to(self.device)
-        output = self.model.text_model(inputs["input_ids"], inputs["attention_mask"])
-        vectors = self.model.text_projection(output.pooler_output).cpu()
-        return torch.nn.functional.normalize(vectors, dim=-1)
+        return _pooled(self.model.get_text_features(**inputs)).cpu()
 
     def __call__(self, audio: Tensor, sample_rate: int, texts: list[str]) -> Tensor:
-        return (self.embed_audio(audio, sample_rate) * self.embed_text(texts)).sum(-1)
+        embedded = torch.stack([self.embed_audio(clip.mean(0), sample_rate).mean(0) for clip in audio])
+        return torch.cosine_similarity(embedded, self.embed_texts(texts))
 
 
-def cut_windows(audio: Tensor, size: int) -> Tensor:
-    """Windows [B, W, size] that cover audio [B, S], the last one moved inside; [B, 1, S] where it is not longer."""
-    samples = audio.shape[-1]
-    if samples <= size:
-        return audio[:, None]
-    starts = [*range(0, samples - size, size), samples - size]
-    return torch.stack([audio[:, start : start + size] for start in starts], dim=1)
+def _pooled(output: tp.Any) -> Tensor:
+    # A tensor until transformers 5, which gives the whole output.
+    return torch.nn.functional.normalize(getattr(output, "pooler_output", output), dim=-1)
 
 
 def best_of(candidates: list[Tensor], sample_rate: int, texts: list[str], scorer: Scorer) -> Tensor:

@@ -19,8 +19,10 @@ from .compat import prepare
 from .conditioners import drop_conditions, to_levels
 from .data.cache import LatentBatchLoader, to_record
 from .data.dataset import QualityMusicInfo
+from .data.manifest import find_manifest
 from .generate import QAMDT
 from .latents.compression import LatentCompressionModel
+from .metrics import base, stage, table
 from .model import QAMDTModel
 from .models.layers import Block
 from .models.masking import TokenMask, draw_mask
@@ -32,7 +34,7 @@ from audiocraft.modules.conditioners import ConditioningProvider  # noqa: E402
 from audiocraft.solvers import builders as audiocraft_builders  # noqa: E402
 from audiocraft.solvers.musicgen import MusicGenSolver  # noqa: E402
 from audiocraft.utils.cache import CachedBatchWriter  # noqa: E402
-from audiocraft.utils.utils import get_dataset_from_loader  # noqa: E402
+from audiocraft.utils.utils import dict_from_config, get_dataset_from_loader  # noqa: E402
 
 Batch = tuple[Tensor, list[QualityMusicInfo]]
 
@@ -82,6 +84,8 @@ class QAMDTSolver(MusicGenSolver):
         self.model: QAMDTModel = builders.get_model(self.cfg, self.codec)  # type: ignore[assignment]
         if self.cfg.generate.candidates > 1 and self.cfg.generate.clap:
             builders.get_clap(self.cfg.generate.clap, self.device)  # missing weights are said now, not epochs later
+        if self.cfg.execute_only is None and self.cfg.evaluate.every:
+            self._build_metrics()  # likewise
         self.initialize_optimization()
         self.register_stateful("codec.statistics", "quality_statistics")
         # Another run's checkpoint brings the statistics that its weights go with; levels are those of our own data set
@@ -352,6 +356,39 @@ class QAMDTSolver(MusicGenSolver):
             "prompt_audio": None,
             "prompt_tokens": None,
         }
+
+    def evaluate_audio_generation(self) -> dict:
+        """One pass over generated audio, which feeds all metrics that `evaluate.metrics` switches on (`metrics.table`).
+
+        Numbers with what they depend on, and single clips' scores, go to `evaluation/<epoch>.json` too.
+        """
+        metrics = self._build_metrics()
+        if not metrics:
+            return {}
+        evaluation, loader = table.Evaluation(metrics), self.dataloaders["evaluate"]
+        for batch in self.log_progress("evaluate_generation", loader, total=len(loader), updates=self.log_updates):
+            evaluation.update(self._generate_to_evaluate(batch))
+        numbers = evaluation.numbers(
+            table.sum_over_ranks(self.device),
+            reference=find_manifest(self.cfg.datasource.evaluate).parent.name,
+            best_of=self.cfg.generate.candidates,
+            seed=self.cfg.generate.seed,
+        )
+        scores = table.gather_scores(evaluation.scores())
+        if flashy.distrib.is_rank_zero():
+            stage.write_evaluation(self.folder, self.epoch, numbers, scores)
+        return stage.logged(numbers)
+
+    def _build_metrics(self) -> list[base.Metric]:
+        switches, options = dict_from_config(self.cfg.evaluate.metrics), dict_from_config(self.cfg.metrics)
+        return stage.stage_metrics(switches, options, str(self.device), self.compression_model)
+
+    def _generate_to_evaluate(self, batch: Batch) -> base.Batch:
+        audio, infos = batch
+        duration = self.cfg.evaluate.fixed_generation_duration or audio.shape[-1] / self.cfg.sample_rate
+        outputs = self.run_generate_step(batch, gen_duration=duration)
+        seconds = outputs["rtf"] * duration * len(infos)
+        return stage.generated_batch(outputs["gen_audio"], audio, infos, seconds, **self.cfg.generate.audio)
 
     def _request(self, info: QualityMusicInfo, without_text: bool) -> tp.Any:
         description = None if without_text else info.description

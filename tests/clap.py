@@ -21,7 +21,7 @@ def write_clap(folder: Path) -> str:
     from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, ClapProcessor, RobertaTokenizer
 
     text = RobertaTokenizer.from_pretrained(write_tokenizer(folder))
-    ClapProcessor(ClapFeatureExtractor(max_length_s=2, truncation="rand_trunc"), text).save_pretrained(folder)
+    ClapProcessor(ClapFeatureExtractor(max_length_s=2), text).save_pretrained(folder)
     torch.manual_seed(0)
     config = ClapConfig(
         text_config={

@@ -13,6 +13,8 @@ import torch
 
 from audiocraft_qamdt.compat import prepare
 
+from .clap import write_clap
+
 GOLDEN = Path(__file__).resolve().parent / "golden"
 
 torch.set_num_threads(1)
@@ -66,3 +68,8 @@ def slurm(slurm_cluster, monkeypatch) -> Path:
     """The SLURM of `slurm_cluster`, reached by whatever this test runs."""
     monkeypatch.setenv("SLURM_CONF", str(slurm_cluster))
     return slurm_cluster
+
+
+@pytest.fixture(scope="session")
+def tiny_clap(tmp_path_factory) -> str:
+    return write_clap(tmp_path_factory.mktemp("clap"))

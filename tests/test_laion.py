@@ -78,7 +78,8 @@ def test_audio_embeddings_are_laions_own(laion, scorer):
     with torch.no_grad():
         output = laion["audio_branch"]({"waveform": audio, "longer": torch.zeros(2, dtype=torch.bool)}, device="cpu")
         expected = nn.functional.normalize(laion["audio_projection"](output["embedding"]), dim=-1)
-    assert torch.allclose(scorer.embed_audio(audio[:, None], 48000), expected, atol=1e-4)
+    heard = torch.cat([scorer.embed_audio(clip, 48000) for clip in audio])
+    assert torch.allclose(heard, expected, atol=1e-4)
     assert (expected[0] - expected[1]).abs().max() > 1e-3
 
 
@@ -87,7 +88,7 @@ def test_text_embeddings_are_laions_own(laion, scorer):
     with torch.no_grad():
         pooled = laion["text_branch"](tokens["input_ids"], tokens["attention_mask"]).pooler_output
         expected = nn.functional.normalize(laion["text_projection"](pooled), dim=-1)
-    assert torch.allclose(scorer.embed_text(["slow piano", "drums"]), expected, atol=1e-5)
+    assert torch.allclose(scorer.embed_texts(["slow piano", "drums"]), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -102,13 +103,11 @@ def test_other_files_are_refused_by_name(tmp_path, content, message):
 
 
 def test_nothing_in_a_file_is_run(tmp_path):
-    import pickle
-
     class Payload:
         def __reduce__(self):
             return open, (str(tmp_path / "ran"), "w")
 
     torch.save({"state_dict": Payload()}, tmp_path / "evil.pt")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match="evil.pt: refused"):
         load_laion_clap(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()

@@ -155,7 +155,7 @@ def _agreement(outcomes: Sequence[Outcome], matcher: Matcher | None) -> np.ndarr
     if matcher is None:
         return agreement
     vectors = [
-        dict(zip(one.texts, matcher.embed_text(list(one.texts.values())), strict=True)) if one.texts else {}
+        dict(zip(one.texts, matcher.embed_texts(list(one.texts.values())), strict=True)) if one.texts else {}
         for one in outcomes
     ]
     for i, j in np.ndindex(*agreement.shape):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from .records import Candidate
 from .retrieval import TextIndex
@@ -26,10 +27,15 @@ class Matcher(tp.Protocol):
     key: dict[str, tp.Any]
 
     def embed_audio(self, audio: Tensor, sample_rate: int) -> Tensor:
-        """Unit vectors [B, D] of audio [B, C, S]."""
+        """Unit vectors [n, D] of audio [S], one for each window."""
 
-    def embed_text(self, texts: Sequence[str]) -> Tensor:
+    def embed_texts(self, texts: list[str]) -> Tensor:
         """Unit vectors [N, D]."""
+
+
+def hear(matcher: Matcher, audio: Tensor, sample_rate: int) -> Tensor:
+    """Unit vector [D] of a whole track [S]."""
+    return normalize(matcher.embed_audio(audio, sample_rate).mean(0), dim=-1)
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,7 @@ def match(
         candidates = [*candidates, *(one for one in retrieved if one.text not in {other.text for other in candidates})]
     if not candidates:
         return Match()
-    vectors = matcher.embed_text([candidate.text for candidate in candidates])
+    vectors = matcher.embed_texts([candidate.text for candidate in candidates])
     for candidate, score in zip(candidates, (vectors @ audio).tolist(), strict=True):
         candidate.score = round(score, 4)
         candidate.kept = score >= thresholds.threshold

@@ -74,7 +74,7 @@ def build_index(texts: Sequence[str], matcher: tp.Any, folder: Path, factory: st
     if path.exists():
         return TextIndex(distinct, load_file(path)["vectors"], factory), key
     parts = [
-        matcher.embed_text(distinct[start : start + _TEXTS_AT_ONCE])
+        matcher.embed_texts(distinct[start : start + _TEXTS_AT_ONCE])
         for start in range(0, len(distinct), _TEXTS_AT_ONCE)
     ]
     vectors = torch.cat(parts) if parts else torch.zeros(0, 1)

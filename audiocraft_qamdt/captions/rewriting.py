@@ -160,7 +160,7 @@ class Guard:
         reason = self.rules.objection(text, request.texts, prompt=rewriter.prompt, tags=request.required)
         score = None
         if matcher is not None and audio is not None and text:
-            score = round(float(matcher.embed_text([text])[0] @ audio), 4)
+            score = round(float(matcher.embed_texts([text])[0] @ audio), 4)
             if reason is None and best_input is not None and score < best_input - self.margin:
                 reason = "score"
         return Candidate(text, "rewrite", rewriter.name, score, kept=reason is None, reason=reason)

@@ -13,7 +13,7 @@ from ..randomness import keyed_seed
 from .cache import StageCache, digest, file_digest, pack, unpack
 from .captioners import Clip
 from .endpoint import BudgetSpent, EndpointError
-from .matching import Match, gather, match, mismatched_score, unmatched
+from .matching import Match, gather, hear, match, mismatched_score, unmatched
 from .records import CAPTIONS, Candidate, Texts, read_texts
 from .retrieval import TextIndex, build_index
 from .rewriting import Request, make_request
@@ -157,7 +157,7 @@ class Refiner:
             peak = track.audio.abs().max().item() if track.audio.numel() else 0.0
             track.silent = peak < 10 ** (self.settings["silence_db"] / 20)
             if self.matcher is not None and not track.silent:
-                track.vector = self.matcher.embed_audio(track.audio[None, None], track.sample_rate)[0]
+                track.vector = hear(self.matcher, track.audio, track.sample_rate)
             vector = None if track.vector is None else pack(track.vector)
             self.cache.put("audio", self._audio_key(track), {"silent": track.silent, "vector": vector})
 

@@ -161,12 +161,12 @@ class PlaygroundMatcher:
 
     @torch.no_grad()
     def embed_audio(self, audio: Tensor, sample_rate: int) -> Tensor:
-        """Unit vectors [B, D] of audio [B, C, S]."""
-        mono = julius.resample_frac(audio.float().mean(1), sample_rate, SAMPLE_RATE)
+        """Unit vector [1, D] of audio [S]."""
+        mono = julius.resample_frac(audio.float(), sample_rate, SAMPLE_RATE)
         mono = functional.pad(mono, (0, max(0, SAMPLE_RATE // 2 - mono.shape[-1])))  # the least that the layers take
-        return functional.normalize(self.model.audio(self.model.log_mel(mono)), dim=-1)
+        return functional.normalize(self.model.audio(self.model.log_mel(mono[None])), dim=-1)
 
     @torch.no_grad()
-    def embed_text(self, texts: tp.Sequence[str]) -> Tensor:
+    def embed_texts(self, texts: list[str]) -> Tensor:
         """Unit vectors [N, D]."""
         return self.model.text(self.model.bags(texts))

@@ -23,6 +23,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     playground.add_argument("--duration", type=float, default=8.0, help="seconds of each track")
     playground.add_argument("--seed", type=int, default=0)
     playground.add_argument("--sample-rate", type=int, default=16000)
+    playground.add_argument("--degraded", type=float, default=0.7, help="share of the tracks that are not clean")
     playground.set_defaults(run=_playground)
 
 
@@ -39,6 +40,13 @@ def _manifest(args: argparse.Namespace) -> int:
 def _playground(args: argparse.Namespace) -> int:
     from ..playground.dataset import make_dataset
 
-    make_dataset(args.folder, tracks=args.tracks, duration=args.duration, seed=args.seed, sample_rate=args.sample_rate)
+    make_dataset(
+        args.folder,
+        tracks=args.tracks,
+        duration=args.duration,
+        seed=args.seed,
+        sample_rate=args.sample_rate,
+        degraded=args.degraded,
+    )
     say([f"{args.folder}: ready for dset=playground"])
     return 0

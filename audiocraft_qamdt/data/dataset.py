@@ -13,7 +13,7 @@ import torch
 
 from ..compat import prepare
 from ..quality.attributes import QUALITY, quality_attributes
-from ..randomness import keyed_seed
+from ..randomness import keyed_generator, keyed_seed
 from .manifest import Quality, find_manifest, read_quality, read_sidecar, sidecar_path
 
 prepare()
@@ -59,6 +59,7 @@ class QualityMusicDataset(MusicDataset):
         info_fields_required: as in `MusicDataset`, but False by default.
         caption: `refined` = the sidecar's description; `original` = what it was before `qamdt captions`; `random` = one
             of these and of the candidates that passed, drawn for each item.
+        shuffle_quality: a control for ablations: each track has the quality of another, always the same one.
         kwargs: of `MusicDataset`.
     Raises:
         RuntimeError: while reading, when more than half of the files tried have failed.
@@ -69,6 +70,7 @@ class QualityMusicDataset(MusicDataset):
         *args: tp.Any,
         info_fields_required: bool = False,
         caption: str = "refined",
+        shuffle_quality: bool = False,
         **kwargs: tp.Any,
     ) -> None:
         if caption not in CAPTIONS:
@@ -77,6 +79,7 @@ class QualityMusicDataset(MusicDataset):
         self._merge_text_p = kwargs.pop("merge_text_p", 0.0) if caption != "refined" else 0.0
         super().__init__(*args, info_fields_required=info_fields_required, **kwargs)
         self.caption = caption
+        self._scored_as = _shuffled([meta.path for meta in self.meta]) if shuffle_quality else {}
         self._tried = 0
         self._read = 0
         self._last_tried = ""
@@ -142,7 +145,7 @@ class QualityMusicDataset(MusicDataset):
 
     def _with_quality(self, info: MusicInfo) -> QualityMusicInfo:
         known = {field.name: getattr(info, field.name) for field in fields(info)}
-        quality = self._quality(info.meta.path)
+        quality = self._quality(self._scored_as.get(info.meta.path, info.meta.path))
         if quality is None:
             return QualityMusicInfo(**known)
         start = info.seek_time
@@ -166,6 +169,13 @@ class QualityMusicDataset(MusicDataset):
                 f"were scored by {self._predictor}: annotate all of them with one predictor"
             )
         return quality
+
+
+def _shuffled(paths: list[str]) -> dict[str, str]:
+    """Each path → another one, the same whatever the order and number of processes: one cycle through all of them."""
+    order = torch.randperm(len(paths), generator=keyed_generator("shuffle_quality")).tolist()
+    cycle = [sorted(paths)[index] for index in order]
+    return dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
 
 
 @functools.lru_cache(maxsize=65536)

@@ -239,6 +239,20 @@ def read_manifest(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
+def read_descriptions(path: str | Path) -> list[str]:
+    """The descriptions of a manifest's tracks, of those that have one.
+
+    Raises:
+        ValueError: no track has one.
+    """
+    sidecars = (sidecar_path(row["path"]) for row in read_manifest(path))
+    texts = (read_sidecar(sidecar).get("description") for sidecar in sidecars if sidecar.exists())
+    descriptions = [text for text in texts if isinstance(text, str) and text]
+    if not descriptions:
+        raise ValueError(f"{path}: no track's sidecar has a description")
+    return descriptions
+
+
 def _row(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)

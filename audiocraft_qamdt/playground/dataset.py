@@ -30,57 +30,79 @@ CURVE_HOP = 0.5  # seconds
 STEPS = tuple(step / 10 for step in range(11))
 
 
+CHAIN = ("clipping", "bandlimit", "hum", "noise", "bit_depth")
+"""Calibration kinds in the order in which a recording meets them."""
+LEVEL = 0.1
+"""Root mean square of every track (-20 dBFS), or less where the peak would clip: loudness says nothing of quality."""
+
+
 @dataclass(frozen=True)
-class Fault:
+class Faults:
     """How a track is degraded.
 
     Args:
-        kind: key of `CALIBRATION_KINDS`.
+        kinds: keys of `CALIBRATION_KINDS`, applied one after the other with the same severity; none = a clean track.
         start, stop: severity at the start and at the end of the track, linear in between.
     """
 
-    kind: str
-    start: float
-    stop: float
+    kinds: tuple[str, ...] = ()
+    start: float = 0.0
+    stop: float = 0.0
 
     def curve(self, points: int) -> np.ndarray:
         """Severity at the middles of so many equal parts of the track."""
         return self.start + (self.stop - self.start) * (np.arange(points) + 0.5) / points
 
 
-def draw_fault(seed: int, index: int) -> Fault:
-    """The fault of a track: most are mild, few are ruined, three in ten change along the track."""
+def draw_faults(seed: int, index: int, degraded: float = 0.7) -> Faults:
+    """The faults of a track: a bad recording often has several, three in ten get better or worse along the track.
+
+    Args:
+        degraded: share of the tracks that are not clean.
+    """
     rng = np.random.default_rng((seed, index, 2))
-    kind = list(CALIBRATION_KINDS)[rng.integers(len(CALIBRATION_KINDS))]
-    start, stop = rng.beta(1.8, 3.0, 2)
-    return Fault(kind, start, stop if rng.uniform() < 0.3 else start)
+    clean, spare, chosen = rng.uniform() >= degraded, rng.choice(CHAIN), rng.uniform(size=len(CHAIN)) < 0.6
+    start, stop = rng.beta(2, 2, 2)
+    if clean:
+        return Faults()
+    kinds = tuple(kind for kind, on in zip(CHAIN, chosen, strict=True) if on) or (str(spare),)
+    return Faults(kinds, start, stop if rng.uniform() < 0.3 else start)
 
 
-def make_track(seed: int, index: int, duration: float, sample_rate: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """A degraded track and its sidecar; the same arguments give the same track.
+def make_track(
+    seed: int, index: int, duration: float, sample_rate: int, degraded: float = 0.7
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """A track and its sidecar; the same arguments give the same track.
 
     Args:
         duration: seconds.
         sample_rate: Hz.
+        degraded: share of the tracks that are not clean.
     Returns:
         int16 samples [S], and the sidecar: AudioCraft's music metadata, and the key `playground` with what only a
         synthetic track can know. Its `severity_curve[i]` is the severity around `(i + 0.5) * hop` seconds.
     """
-    piece, fault = compose(seed, index), draw_fault(seed, index)
+    piece, faults = compose(seed, index), draw_faults(seed, index, degraded)
     audio = render(piece, duration, sample_rate)
     generator = np.random.default_rng((seed, index, 3))
-    degraded = degrade(audio, sample_rate, fault.kind, fault.curve(len(audio)), generator)
-    return to_pcm16(degraded), _sidecar(piece, fault, duration, sample_rate)
+    for kind in faults.kinds:
+        audio = degrade(audio, sample_rate, kind, faults.curve(len(audio)), generator)
+    return to_pcm16(_levelled(audio)), _sidecar(piece, faults, duration, sample_rate)
+
+
+def _levelled(audio: np.ndarray) -> np.ndarray:
+    rms, peak = np.sqrt(np.mean(np.square(audio))) + 1e-9, np.abs(audio).max(initial=1e-9)
+    return audio * min(LEVEL / rms, 0.99 / peak)
 
 
 def to_pcm16(audio: np.ndarray) -> np.ndarray:
-    """Samples within ±1 as the int16 of a wav file."""
+    """Samples within ±1 as the int16 of a file."""
     return np.round(audio * 32767).astype(np.int16)
 
 
-def _sidecar(piece: Piece, fault: Fault, duration: float, sample_rate: int) -> dict[str, Any]:
+def _sidecar(piece: Piece, faults: Faults, duration: float, sample_rate: int) -> dict[str, Any]:
     name = _stem(piece.index)
-    curve = fault.curve(max(1, round(duration / CURVE_HOP)))
+    curve = faults.curve(max(1, round(duration / CURVE_HOP)))
     return {
         "title": name,
         "artist": f"artist_{piece.seed}_{piece.index}",
@@ -94,9 +116,9 @@ def _sidecar(piece: Piece, fault: Fault, duration: float, sample_rate: int) -> d
         "instrument": piece.lead,
         "duration": duration,
         "sample_rate": sample_rate,
-        "file_extension": "wav",
+        "file_extension": "flac",
         "playground": {
-            "kind": fault.kind,
+            "kinds": list(faults.kinds),
             "severity": round(float(curve.mean()), 4),
             "hop": CURVE_HOP,
             "severity_curve": curve.round(4).tolist(),
@@ -116,9 +138,10 @@ def make_dataset(
     duration: float = 8.0,
     seed: int = 0,
     sample_rate: int = 16000,
+    degraded: float = 0.7,
     splits: Mapping[str, float] = SPLITS,
 ) -> dict[str, Path]:
-    """Write the data set: a folder per split, with wav files, sidecars and `data.jsonl.gz`.
+    """Write the data set: a folder per split, with flac files, sidecars and `data.jsonl.gz`.
 
     Run again with the same arguments, it writes what is missing and leaves the rest alone, annotations included.
 
@@ -128,6 +151,7 @@ def make_dataset(
         duration: seconds of each.
         seed: two data sets of different seeds share no track.
         sample_rate: Hz.
+        degraded: share of the tracks that are not clean.
         splits: name → share of the tracks; a split gets at least one.
     Returns:
         split → its folder.
@@ -135,19 +159,19 @@ def make_dataset(
         ValueError: when the folder holds a data set made with other arguments, or the splits cannot be filled.
     """
     folder = Path(folder).absolute()
-    recipe = {"tracks": tracks, "duration": duration, "seed": seed, "sample_rate": sample_rate, "splits": dict(splits)}
-    _check_recipe(folder, recipe)
+    arguments = {"duration": duration, "seed": seed, "sample_rate": sample_rate, "degraded": degraded}
+    _check_recipe(folder, {"tracks": tracks, "splits": dict(splits), **arguments})
     folders = {}
     with tqdm(total=tracks, desc="playground", unit="track") as progress:
         for split, indices in _divide(tracks, splits).items():
             folders[split] = folder / split
             folders[split].mkdir(parents=True, exist_ok=True)
             for index in indices:
-                _write_track(folders[split] / f"{_stem(index)}.wav", seed, index, duration, sample_rate)
+                _write_track(folders[split] / f"{_stem(index)}.flac", index=index, **arguments)
                 progress.update()
             manifest = folders[split] / MANIFEST_FILES[1]
             if not manifest.exists():
-                write_manifest(manifest, (_row(folders[split] / f"{_stem(index)}.wav") for index in indices))
+                write_manifest(manifest, (_row(folders[split] / f"{_stem(index)}.flac") for index in indices))
     return folders
 
 
@@ -174,13 +198,14 @@ def _divide(tracks: int, splits: Mapping[str, float]) -> dict[str, range]:
     return dict(zip(splits, map(range, [0, *stops[:-1].tolist()], stops.tolist()), strict=True))
 
 
-def _write_track(path: Path, seed: int, index: int, duration: float, sample_rate: int) -> None:
+def _write_track(path: Path, **arguments: Any) -> None:
+    # FLAC: AudioCraft reads it through soundfile, ten times as fast as wav, which it opens with FFmpeg.
     # The sidecar comes last: where it is, the track is whole.
     if path.exists() and sidecar_path(path).exists():
         return
-    audio, sidecar = make_track(seed, index, duration, sample_rate)
+    audio, sidecar = make_track(**arguments)
     with replacing(path) as part:
-        soundfile.write(part, audio, sample_rate, format="WAV", subtype="PCM_16")
+        soundfile.write(part, audio, arguments["sample_rate"], format="FLAC", subtype="PCM_16")
     write_json(sidecar_path(path), sidecar)
 
 

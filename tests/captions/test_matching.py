@@ -26,7 +26,7 @@ class Words:
     def embed_audio(self, audio, sample_rate):
         raise NotImplementedError
 
-    def embed_text(self, texts):
+    def embed_texts(self, texts):
         self.asked += texts
         bags = torch.tensor([[float(word in text) for word in AXES] for text in texts])
         return normalize(bags, dim=-1)
@@ -67,7 +67,7 @@ def test_an_advantage_is_asked_for():
 
 def test_captions_of_other_tracks_are_candidates_and_the_own_is_not():
     texts = ["piano and drums", "drums with piano", "rain"]
-    index = TextIndex(texts, Words().embed_text(texts))
+    index = TextIndex(texts, Words().embed_texts(texts))
     found = decide("piano and drums", index=index, retrieve=1)
     assert [(one.stage, one.text) for one in found.candidates] == [
         ("original", "piano and drums"),

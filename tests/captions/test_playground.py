@@ -74,14 +74,12 @@ def test_corrupted_captions_are_found_and_put_right(folder):
     assert report.scores.quantile("mismatched", 0.5) < threshold < report.scores.quantile("original", 0.7)
 
 
-def test_vectors_do_not_depend_on_the_batch_and_unknown_words_say_nothing():
+def test_unknown_words_say_nothing():
     matcher = get_matcher(load_settings("playground")["match"])
-    audio = torch.randn(2, 1, 32000, generator=torch.Generator().manual_seed(0))
-    together = matcher.embed_audio(audio, 16000)
-    assert torch.allclose(together[:1], matcher.embed_audio(audio[:1], 16000), atol=1e-5)
-    assert matcher.embed_audio(audio[..., :100], 44100).isfinite().all()
+    audio = torch.randn(32000, generator=torch.Generator().manual_seed(0))
+    assert matcher.embed_audio(audio, 16000).shape == (1, 64)
     plain, with_others = (
-        matcher.embed_text(["slow piano", "A zither? Slow PIANO!"]),
-        matcher.embed_text(["slow a piano"]),
+        matcher.embed_texts(["slow piano", "A zither? Slow PIANO!"]),
+        matcher.embed_texts(["slow a piano"]),
     )
     assert torch.equal(plain[1], with_others[0])

@@ -42,6 +42,18 @@ def test_audio_description_and_quality_belong_together(tmp_path):
         )
 
 
+def test_shuffled_quality_is_that_of_another_track_and_always_the_same(tmp_path):
+    folder = make_folder(tmp_path, tracks=5)
+    drawn = []
+    for epoch in (1, 2):
+        dataset = build(folder, shuffle_quality=True)
+        dataset.start_epoch(epoch)
+        infos = [dataset[index][1] for index in range(len(dataset))]
+        drawn.append({info.description: info.pmos for info in infos})
+    assert drawn[0] == drawn[1] and sorted(drawn[0].values()) == pytest.approx([3.0, 3.2, 3.4, 3.6, 3.8])
+    assert all(pmos != pytest.approx(3.0 + 0.2 * int(text.split()[-1])) for text, pmos in drawn[0].items())
+
+
 def test_the_curve_follows_the_cut(tmp_path):
     """p-MOS rises by one per second: a segment cut at s has the values s + 1 … of the track."""
     write_track(tmp_path / "rise.wav", 0, 4.0, 16000, 2.5, frames=[1.0, 2.0, 3.0, 4.0])

@@ -54,8 +54,8 @@ def test_the_transform_is_orthonormal():
 @pytest.mark.parametrize("level, least", [(0.9, 100), (1e-2, 100), (1e-4, 100), (1e-6, 60)])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"sample_rate": 32000, "hop": 512, "channels": 8}, {"compand": 1.0}, {"compand": 0.2}],
-    ids=["default", "32khz", "linear", "strong"],
+    [{}, {"sample_rate": 32000, "hop": 512, "channels": 8}, {"compand": 1.0}, {"compand": 0.2}, {"compand": 0.05, "split": True}],
+    ids=["default", "32khz", "linear", "strong", "split"],
 )
 def test_round_trip_at_any_level(options, level, least):
     codec = MDCTCodec(**options)
@@ -72,8 +72,9 @@ def test_round_trip_at_any_length(samples):
     assert snr(audio, codec.decode(latents, samples)) > 100
 
 
-def test_silence_stays_silence():
-    codec = MDCTCodec()
+@pytest.mark.parametrize("split", [False, True])
+def test_silence_stays_silence(split):
+    codec = MDCTCodec(split=split)
     codec.estimate_statistics([music(16000)])
     assert codec.decode(codec.encode(torch.zeros(1, 1, 1000))).abs().max() < 1e-7
 
@@ -92,6 +93,18 @@ def test_channels_are_the_adjacent_coefficients_of_a_bin():
     spectrum[..., 5] = 1.0
     latents = codec.encode(dct_iv(spectrum))
     assert latents[0, 1, 0, 1] == pytest.approx(1, abs=1e-5) and latents.abs().sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_split_latents_are_magnitudes_then_signs():
+    plain, split, audio = MDCTCodec(), MDCTCodec(split=True), music(4096)
+    latents = split.encode(audio)
+    assert latents.shape[1] == split.latent_channels == 2 * plain.latent_channels
+    magnitudes, signs = latents.chunk(2, dim=1)
+    assert set(signs.unique().tolist()) == {-1, 1} and (magnitudes >= 0).all()
+    assert torch.equal(magnitudes * signs, plain.encode(audio))
+    louder = torch.cat([magnitudes, 0.1 * signs], dim=1)  # a sampler's signs are not exactly one
+    assert torch.equal(split.decode(louder), split.decode(latents))
+    assert not split.decode(torch.cat([-magnitudes, signs], dim=1)).any()
 
 
 def test_companding_tames_the_tails_and_levels_the_bins():

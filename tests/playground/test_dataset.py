@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from audiocraft_qamdt.data.manifest import read_manifest, read_sidecar, write_sidecar_key
-from audiocraft_qamdt.playground.dataset import SPLITS, draw_fault, make_dataset, make_track
+from audiocraft_qamdt.playground.dataset import SPLITS, draw_faults, make_dataset, make_track
 from audiocraft_qamdt.playground.degradation import CALIBRATION_KINDS
 
 RECIPE = {"tracks": 8, "duration": 1.5, "seed": 3, "sample_rate": 16000}
@@ -61,7 +61,7 @@ def test_a_sidecar_tells_the_truth(folder):
         truth = sidecar["playground"]
         assert truth["severity"] == pytest.approx(np.mean(truth["severity_curve"]), abs=1e-3)
         assert len(truth["severity_curve"]) * truth["hop"] == 1.5
-        assert truth["kind"] in CALIBRATION_KINDS
+        assert set(truth["kinds"]) <= set(CALIBRATION_KINDS) and bool(truth["kinds"]) == (truth["severity"] > 0)
         assert "quality" not in sidecar["description"] and "quality" not in sidecar
 
 
@@ -97,12 +97,29 @@ def test_splits_that_cannot_be_filled_are_refused(tmp_path, tracks, splits):
         make_dataset(tmp_path, tracks=tracks, splits=splits)
 
 
-def test_faults_are_skewed_like_real_scores_and_some_change_along_the_track():
-    faults = [draw_fault(0, index) for index in range(2000)]
-    severities = np.array([(fault.start + fault.stop) / 2 for fault in faults])
-    skew = np.mean((severities - severities.mean()) ** 3) / severities.std() ** 3
-    assert 0.3 < severities.mean() < 0.45 and 0.2 < skew < 0.8
-    assert np.mean([fault.start != fault.stop for fault in faults]) == pytest.approx(0.3, abs=0.04)
-    counts = [sum(fault.kind == kind for fault in faults) for kind in CALIBRATION_KINDS]
-    assert min(counts) > 300
-    assert draw_fault(0, 5) == faults[5]
+def test_most_tracks_are_degraded_often_in_several_ways_and_some_change_along_the_track():
+    faults = [draw_faults(0, index) for index in range(2000)]
+    bad = [fault for fault in faults if fault.kinds]
+    assert len(bad) / len(faults) == pytest.approx(0.7, abs=0.03)
+    assert np.mean([len(fault.kinds) > 1 for fault in bad]) == pytest.approx(0.91, abs=0.03)
+    assert np.mean([fault.start != fault.stop for fault in bad]) == pytest.approx(0.3, abs=0.04)
+    assert min(sum(kind in fault.kinds for fault in bad) for kind in CALIBRATION_KINDS) > 700
+    assert draw_faults(0, 5) == faults[5]
+
+
+def test_the_share_of_degraded_tracks_is_a_choice():
+    assert not any(draw_faults(0, index, degraded=0.0).kinds for index in range(50))
+    half, most = ([bool(draw_faults(0, index, degraded=share).kinds) for index in range(200)] for share in (0.5, 0.9))
+    assert 70 < sum(half) < 130 and all(later for earlier, later in zip(half, most, strict=True) if earlier)
+
+
+def test_clean_tracks_are_what_was_played_at_the_level_of_all(tmp_path):
+    from audiocraft_qamdt.playground.dataset import LEVEL
+    from audiocraft_qamdt.playground.synthesis import compose, render
+
+    played, (audio, sidecar) = render(compose(3, 1), 1.5, 16000), make_track(3, 1, 1.5, 16000, degraded=0.0)
+    gain = np.dot(audio, played) / np.dot(played, played)
+    assert np.abs(audio - gain * played).max() <= 0.51
+    assert sidecar["playground"]["severity"] == 0 and sidecar["playground"]["kinds"] == []
+    levels = [np.sqrt(np.mean((make_track(3, index, 1.5, 16000)[0] / 32768) ** 2)) for index in range(20)]
+    assert max(levels) < 1.01 * LEVEL and np.median(levels) > 0.99 * LEVEL

@@ -1,0 +1,96 @@
+"""`qamdt evaluate`: the solver's metrics on folders of audio; and the classifier that the playground is judged with."""
+
+from __future__ import annotations
+
+import argparse
+import typing as tp
+from pathlib import Path
+
+from .output import say
+
+SHORT = {"fad": "frechet", "is": "inception"}
+DEFAULT_METRICS = "fad:playground,is:playground,pmos:acoustic,silence"
+
+
+def add_parsers(commands: argparse._SubParsersAction) -> None:
+    evaluate = commands.add_parser("evaluate", help="judge a folder of audio, made by any system")
+    evaluate.add_argument("--generated", type=Path, required=True, help="folder of audio to judge")
+    evaluate.add_argument("--reference", type=Path, help="folder to compare with; files of the same name are pairs")
+    evaluate.add_argument(
+        "--metrics",
+        default=DEFAULT_METRICS,
+        help="comma-separated: fad:NETWORK, is:NETWORK, kl:NETWORK, clap:clap, pmos:PREDICTOR, silence; NETWORK is "
+        "playground, vggish, passt, clap or encodec, with =CHECKPOINT where it is not the published one (default: "
+        f"{DEFAULT_METRICS})",
+    )
+    evaluate.add_argument("--captions", type=Path, help="JSON, JSON lines or CSV; default: sidecars beside the files")
+    evaluate.add_argument("--out", type=Path, required=True, help="JSON to write; a Markdown table goes beside it")
+    evaluate.add_argument("--cache", type=Path, help="folder of reference statistics, default: in the user's cache")
+    evaluate.add_argument("--no-extrapolate", action="store_true", help="leave out the distance at infinite N")
+    evaluate.add_argument("--best-of", type=int, help="candidates that each clip was chosen from, for the record")
+    evaluate.add_argument("--seed", type=int, help="seed that the clips were generated with, for the record")
+    evaluate.add_argument("--device", default="auto")
+    evaluate.set_defaults(run=_evaluate)
+
+    train = commands.add_parser("playground-classifier", help="train the network of the playground's metrics")
+    train.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    train.add_argument("--pieces", type=int, default=3000)
+    train.add_argument("--epochs", type=int, default=8)
+    train.set_defaults(run=_train_classifier)
+
+
+def parse_metrics(text: str) -> tuple[dict[str, list[str]], dict[str, dict[str, tp.Any]]]:
+    """Switches and networks' settings from "fad:vggish=model.pth,pmos:acoustic".
+
+    Returns:
+        Metric → networks or predictors, as `evaluate.metrics`; network → settings, as in `metrics`.
+    Raises:
+        ValueError: the same network with two checkpoints.
+    """
+    switches: dict[str, list[str]] = {}
+    settings: dict[str, dict[str, tp.Any]] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        metric, _, rest = item.partition(":")
+        network, _, checkpoint = rest.partition("=")
+        switches.setdefault(SHORT.get(metric, metric), []).append(network)
+        known = settings.setdefault(network, {"checkpoint": checkpoint}) if checkpoint else {}
+        if known.get("checkpoint", checkpoint) != checkpoint:
+            raise ValueError(f"--metrics names two checkpoints of {network}: one at a time")
+    return switches, settings
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from ..builders import resolve_device
+    from ..data.manifest import replacing, write_json
+    from ..metrics.folders import cache_folder, evaluate_folders
+    from ..metrics.networks import Networks
+    from ..metrics.table import Setup, build_metrics
+
+    switches, settings = parse_metrics(args.metrics)
+    device = resolve_device(args.device)
+    setup = Setup(Networks(settings, device), {"frechet": {"extrapolate": not args.no_extrapolate}}, device)
+    report = evaluate_folders(
+        args.generated,
+        args.reference,
+        lambda: build_metrics(switches, setup),
+        captions=args.captions,
+        cache=args.cache or cache_folder(),
+        best_of=args.best_of,
+        seed=args.seed,
+    )
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.out, report.to_dict())
+    with replacing(args.out.with_suffix(".md")) as part:
+        part.write_text("\n".join(report.markdown()) + "\n")
+    say([*report.markdown(), f"{report.clips} clips, {report.audio_seconds:.0f} s of audio in {report.seconds:.1f} s"])
+    return 0
+
+
+def _train_classifier(args: argparse.Namespace) -> int:
+    from ..playground.classifier import evaluate_classifier, save_classifier, train_classifier
+
+    classifier, losses = train_classifier(pieces=args.pieces, epochs=args.epochs)
+    save_classifier(classifier, args.out)
+    measured = evaluate_classifier(classifier)
+    say([f"{args.out}: loss {losses[-1]:.3f}", *(f"held out, {name}: {value:.3f}" for name, value in measured.items())])
+    return 0

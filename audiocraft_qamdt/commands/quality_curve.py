@@ -1,0 +1,47 @@
+"""`qamdt quality-curve`: whether a model gives the quality that it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .output import say
+
+
+def add_parsers(commands: argparse._SubParsersAction) -> None:
+    curve = commands.add_parser("quality-curve", help="judge clips generated at every quality level")
+    curve.add_argument("model", help="export, checkpoint, experiment's folder or //sig/<signature>")
+    curve.add_argument("--data", type=Path, required=True, help="manifest whose descriptions are the prompts")
+    curve.add_argument("--out", type=Path, default=Path("quality_curve"), help="folder for the figures and the plot")
+    curve.add_argument("--judge", default="playground", help="predictor; another than labelled the training data")
+    curve.add_argument("--clips", type=int, default=64, help="at each level")
+    curve.add_argument("--batch-size", type=int, default=16)
+    curve.add_argument("--seed", type=int, default=0)
+    curve.add_argument("--device", default="auto")
+    for name, kind in (("duration", float), ("steps", int), ("guidance-scale", float), ("sampler", str)):
+        curve.add_argument(f"--{name}", type=kind)
+    curve.set_defaults(run=_quality_curve)
+
+
+def _quality_curve(args: argparse.Namespace) -> int:
+    from .. import checkpoints
+    from ..data.manifest import read_descriptions
+    from ..generate import QAMDT
+    from ..quality.predictors.base import load_predictor
+    from ..quality_curve import along_rise, by_level, write_curves
+
+    model = QAMDT.get_pretrained(args.model, args.device)
+    labels = checkpoints.load(args.model).quality_statistics.get("predictor")
+    judge = load_predictor(args.judge, args.device)
+    if judge.name == labels:
+        raise ValueError(f"--judge {judge.name} labelled the training data of {args.model}: choose another judge")
+    names = ("duration", "steps", "sampler", "guidance_scale")
+    chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    model.set_generation_params(**chosen)
+    prompts = read_descriptions(args.data)
+    options = {"clips": args.clips, "batch_size": args.batch_size, "seed": args.seed}
+    curves = {"level": by_level(model, prompts, judge, **options)}
+    if "frame" in model.model.backbone.quality:
+        curves["rise"] = along_rise(model, prompts, judge, **options)
+    say([*write_curves(curves, judge, labels or "nobody known", args.out), "", str(args.out)])
+    return 0

@@ -1,0 +1,240 @@
+"""What metrics are handed and what they give: clips, outputs of networks, and numbers that say where they come from."""
+
+from __future__ import annotations
+
+import typing as tp
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+SumOverRanks = Callable[[Tensor], Tensor]
+"""Adds a float64 tensor up over all processes; every process gets the sum."""
+
+
+class Outputs(tp.NamedTuple):
+    """What a network says of a clip.
+
+    Args:
+        embeddings: [n, D], one or several along the clip.
+        probabilities: of each class over the clip [classes]; None = it is no classifier.
+    """
+
+    embeddings: Tensor
+    probabilities: Tensor | None = None
+
+
+class Network:
+    """A frozen network that clips are measured with.
+
+    Attributes:
+        name: with its version or checkpoint, as numbers are logged.
+        dim: D of its embeddings.
+        classes: how many it knows; None = it is no classifier.
+        module: the weights, which statistics that are kept on disk go with.
+    """
+
+    name: str
+    dim: int
+    classes: int | None = None
+    module: nn.Module
+
+    def __call__(self, audio: Tensor, sample_rate: int) -> Outputs:
+        """Outputs, on the CPU, for a mono clip [S]."""
+        raise NotImplementedError
+
+
+def check_audio(name: str, audio: Tensor) -> None:
+    """Refuse audio of which nothing can be measured.
+
+    Raises:
+        ValueError: naming the file, when its audio is empty or not finite.
+    """
+    if not audio.numel():
+        raise ValueError(f"{name}: the audio is empty, nothing can be measured of it")
+    if not audio.isfinite().all():
+        raise ValueError(f"{name}: the audio holds NaN or infinite samples, nothing can be measured of it")
+
+
+@dataclass
+class Clip:
+    """One clip of audio.
+
+    Args:
+        name: the file that it is, or was generated for; errors name it.
+        audio: mono [S].
+        sample_rate: Hz.
+        text: its description; None = there is none.
+        raw: [S] as generated, before its level was normalised; None = as `audio`.
+    Raises:
+        ValueError: audio that is empty or not finite.
+    """
+
+    name: str
+    audio: Tensor
+    sample_rate: int
+    text: str | None = None
+    raw: Tensor | None = None
+    _outputs: dict[str, Outputs] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        check_audio(self.name, self.audio)
+
+    @property
+    def seconds(self) -> float:
+        """Duration."""
+        return len(self.audio) / self.sample_rate
+
+    def outputs(self, network: Network) -> Outputs:
+        """What the network says of it, computed once for all metrics."""
+        if network.name not in self._outputs:
+            self._outputs[network.name] = network(self.audio, self.sample_rate)
+        return self._outputs[network.name]
+
+
+class AudioCraftBatch(tp.NamedTuple):
+    """What AudioCraft's own metrics take.
+
+    Args:
+        generated, reference: [B, C, S].
+        sizes: [B], samples that are not padding.
+        stems: [B], names of files that AudioCraft's FAD writes.
+    """
+
+    generated: Tensor
+    reference: Tensor
+    sizes: Tensor
+    stems: list[str]
+
+
+@dataclass
+class Batch:
+    """Clips that are handed to the metrics together.
+
+    Args:
+        generated: clips to judge.
+        reference: clips to judge them by, in the same order and of the same names; empty = given otherwise.
+        seconds: time that generating took; 0 = not known.
+        audiocraft: the same for AudioCraft's own metrics; None = there are none.
+    """
+
+    generated: Sequence[Clip]
+    reference: Sequence[Clip] = ()
+    seconds: float = 0.0
+    audiocraft: AudioCraftBatch | None = None
+
+
+class Metric:
+    """A number about a set of clips, which any order and any division of them over batches and ranks leaves the same.
+
+    Attributes:
+        needs: what it cannot do without: "reference" clips, reference clips in "pairs" with the generated ones, a
+            "text" with each clip, or the "seconds" that generating took.
+        instrument: what it measures with: network and checkpoint, predictor and version.
+        reference_name: set that it compares with, where that is not the one that batches bring.
+        scores: quantity → clip's name → value, for quantities that single clips have.
+    """
+
+    needs: frozenset[str] = frozenset()
+    instrument = ""
+    reference_name: str | None = None
+
+    def __init__(self) -> None:
+        self.scores: dict[str, dict[str, float]] = {}
+
+    def update(self, batch: Batch) -> None:
+        """Take a batch in."""
+        if self.reference_name is None and self.needs & {"reference", "pairs"}:
+            for clip in batch.reference:
+                self.add_reference(clip)
+        for clip in batch.generated:
+            self.add(clip)
+
+    def add(self, clip: Clip) -> None:
+        """Take a generated clip in."""
+        raise NotImplementedError
+
+    def add_reference(self, clip: Clip) -> None:
+        """Take a reference clip in."""
+        raise NotImplementedError
+
+    def reduce(self, total: SumOverRanks) -> None:
+        """Combine what the ranks took in; every rank then computes the same."""
+        raise NotImplementedError
+
+    def compute(self) -> dict[str, float]:
+        """Quantity → value."""
+        raise NotImplementedError
+
+    def score(self, clip: Clip, quantity: str, value: float) -> None:
+        """Note a clip's own value."""
+        self.scores.setdefault(quantity, {})[clip.name] = value
+
+
+class MeanMetric(Metric):
+    """Means over clips: what `measure` gives for each.
+
+    Attributes:
+        quantities: names of what it gives.
+    """
+
+    quantities: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sums = {quantity: torch.zeros((), dtype=torch.float64) for quantity in self.quantities}
+        self.count = torch.zeros((), dtype=torch.float64)
+
+    def measure(self, clip: Clip) -> dict[str, float]:
+        """Quantity → value of one clip."""
+        raise NotImplementedError
+
+    def add(self, clip: Clip) -> None:
+        for quantity, value in self.measure(clip).items():
+            self.sums[quantity] += value
+            self.score(clip, quantity, value)
+        self.count += 1
+
+    def reduce(self, total: SumOverRanks) -> None:
+        self.count = total(self.count)
+        self.sums = {quantity: total(value) for quantity, value in self.sums.items()}
+
+    def compute(self) -> dict[str, float]:
+        return {quantity: (value / self.count).item() for quantity, value in self.sums.items()}
+
+
+@dataclass(frozen=True)
+class Number:
+    """A result and all that it depends on.
+
+    Args:
+        metric: quantity, e.g. "frechet".
+        instrument: network and checkpoint, or predictor and version; "" = none.
+        value: the number.
+        reference: what the clips were compared with; "" = with nothing.
+        clips: how many were judged.
+        best_of: of how many candidates each clip was chosen.
+        seed: of the noise; None = not known.
+    """
+
+    metric: str
+    instrument: str
+    value: float
+    reference: str
+    clips: int
+    best_of: int | None = None
+    seed: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Name under which it is logged, of characters that TensorBoard keeps."""
+        measured = "_".join(filter(None, (self.metric, self.instrument)))
+        condition = f"best{self.best_of}_seed{self.seed}" if self.best_of is not None else ""
+        parts = (measured, "_".join(filter(None, (self.reference, f"n{self.clips}"))), condition)
+        return "/".join(safe(part) for part in parts if part)
+
+
+def safe(text: str) -> str:
+    """The text with nothing but letters, digits, dots, dashes and underscores."""
+    return "".join(char if char.isalnum() or char in ".-_" else "-" for char in text).strip("-")

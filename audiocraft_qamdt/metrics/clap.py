@@ -1,0 +1,124 @@
+"""CLAP (arXiv 2211.06687): embeddings of audio and text, from laion-clap's checkpoints or transformers' `ClapModel`."""
+
+from __future__ import annotations
+
+import importlib.util
+import typing as tp
+from pathlib import Path
+
+import julius
+import torch
+from torch import Tensor
+
+from ..compat import prepare
+from ..rerank import SHORTEST, ClapScorer, windows
+from .base import Clip, MeanMetric, Network, Outputs, safe
+from .weights import resolve, weights_of
+
+LAION = "https://huggingface.co/lukewys/laion_clap (music_audioset_epoch_15_esc_90.14.pt and others)"
+SETTING = "set metrics.clap.checkpoint (on the command line clap=PATH) to the file"
+EXTENSIONS = (".pt", ".pth")
+SAMPLE_RATE, SAMPLES = 48000, 480000  # of laion-clap's models
+
+
+class Embedder(tp.Protocol):
+    """What both libraries' models do, with embeddings [n, D] of unit length."""
+
+    dim: int
+    model: tp.Any
+
+    def embed_audio(self, audio: Tensor, sample_rate: int) -> Tensor: ...
+    def embed_texts(self, texts: list[str]) -> Tensor: ...
+
+
+class LaionClap:
+    """A laion-clap checkpoint, loaded by AudioCraft's `CLAPTextConsistencyMetric`.
+
+    Args:
+        checkpoint: `.pt` file or `//reference/...`, read as data only (see `compat`).
+        arch: its audio encoder, e.g. "HTSAT-base" for the music checkpoints.
+        enable_fusion: whether it is one of the fusion checkpoints.
+        device: where it computes.
+    """
+
+    def __init__(self, checkpoint: str, arch: str, enable_fusion: bool = False, device: str = "cpu") -> None:
+        prepare()
+        if importlib.util.find_spec("laion_clap") is None:
+            raise ImportError('laion-clap is not installed: `pip install "audiocraft_qamdt[clap]"`')
+        from audiocraft.metrics.clap_consistency import CLAPTextConsistencyMetric
+
+        self.metric = CLAPTextConsistencyMetric(resolve(checkpoint), arch, enable_fusion).to(device)
+        self.metric.requires_grad_(False)
+        self.device = device
+        self.model = self.metric.model.model
+        self.dim = self.model.joint_embed_shape
+
+    @torch.no_grad()
+    def embed_audio(self, audio: Tensor, sample_rate: int) -> Tensor:
+        """See `ClapScorer.embed_audio`: windows of ten seconds, none drawn at random."""
+        audio = julius.resample_frac(audio.float().to(self.device), sample_rate, SAMPLE_RATE)
+        clips = windows(audio, SAMPLES, round(SHORTEST * SAMPLE_RATE))
+        return self.metric.model.get_audio_embedding_from_data(clips, use_tensor=True).cpu()
+
+    @torch.no_grad()
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        """Embeddings [B, D] of unit length."""
+        return self.metric.model.get_text_embedding(texts, tokenizer=self.metric._tokenizer, use_tensor=True).cpu()
+
+
+class ClapNetwork(Network):
+    """CLAP as a `Network`: an embedding for each ten seconds.
+
+    Args:
+        checkpoint: `.pt` of laion-clap, as AudioCraft names it, or hub id or folder of a transformers `ClapModel`.
+        arch, enable_fusion: of a `.pt`, see `LaionClap`.
+        device: where it computes.
+    Raises:
+        MissingWeights: they cannot be had.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str = "//reference/clap/music_audioset_epoch_15_esc_90.14.pt",
+        arch: str = "HTSAT-base",
+        enable_fusion: bool = False,
+        device: str = "cpu",
+    ) -> None:
+        self.name = f"clap-{safe(checkpoint.rstrip('/').split('/')[-1])}"
+        self.embedder: Embedder
+        if checkpoint.endswith(EXTENSIONS):
+            self.name = f"clap-{Path(checkpoint).stem}"
+            with weights_of(f"CLAP {checkpoint}", LAION, f"{SETTING} (it needs roberta-base from the hub too)"):
+                self.embedder = LaionClap(checkpoint, arch, enable_fusion, device)
+        else:
+            with weights_of(f"CLAP {checkpoint!r}", "https://huggingface.co/laion/larger_clap_music", SETTING):
+                self.embedder = ClapScorer(checkpoint, device)
+        self.dim, self.module = self.embedder.dim, self.embedder.model
+
+    def __call__(self, audio: Tensor, sample_rate: int) -> Outputs:
+        return Outputs(self.embedder.embed_audio(audio, sample_rate))
+
+
+class TextAgreement(MeanMetric):
+    """Mean cosine similarity of each clip and its description (the CLAP score); clips without one are left out."""
+
+    needs = frozenset({"text"})
+    quantities = ("clap",)
+
+    def __init__(self, network: ClapNetwork) -> None:
+        super().__init__()
+        self.network, self.instrument = network, network.name
+
+    def add(self, clip: Clip) -> None:
+        if clip.text:
+            super().add(clip)
+
+    def measure(self, clip: Clip) -> dict[str, float]:
+        audio = clip.outputs(self.network).embeddings.mean(0)
+        text = self.network.embedder.embed_texts([tp.cast(str, clip.text)])[0]
+        return {"clap": torch.cosine_similarity(audio, text, dim=0).item()}
+
+    def compute(self) -> dict[str, float]:
+        if not self.count:
+            raise ValueError("clap: no clip has a description: give --captions, or a sidecar with one beside each file")
+        return super().compute()

@@ -1,0 +1,86 @@
+"""Inception score and KL divergence over the class probabilities of a classifier."""
+
+from __future__ import annotations
+
+import typing as tp
+
+import torch
+from torch import Tensor
+
+from .base import Clip, MeanMetric, Metric, Network, SumOverRanks
+
+CLIPPING = 1e-6
+"""Added to the probabilities inside the logarithm of KL's second argument, as in AudioCraft."""
+
+
+def probabilities(clip: Clip, network: Network) -> Tensor:
+    """Class probabilities [classes] of a clip, in float64."""
+    return tp.cast(Tensor, clip.outputs(network).probabilities).double()
+
+
+def _classes(network: Network) -> int:
+    if network.classes is None:
+        raise ValueError(f"{network.name} gives embeddings but no class probabilities: choose playground or passt")
+    return network.classes
+
+
+class InceptionScore(Metric):
+    """exp(H(mean of p) − mean of H(p)) of the class probabilities p of each clip (arXiv 1606.03498).
+
+    From 1 to the number of classes. Over all clips at once: the usual average over ten splits depends on their order.
+
+    Args:
+        network: a classifier.
+    Raises:
+        ValueError: it is none.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network, self.instrument = network, network.name
+        self.count = torch.zeros((), dtype=torch.float64)
+        self.sum = torch.zeros(_classes(network), dtype=torch.float64)  # of p
+        self.negative_entropy = torch.zeros((), dtype=torch.float64)
+
+    def add(self, clip: Clip) -> None:
+        found = probabilities(clip, self.network)
+        self.sum = self.sum + found
+        self.negative_entropy = self.negative_entropy + torch.xlogy(found, found).sum()
+        self.count += 1
+
+    def reduce(self, total: SumOverRanks) -> None:
+        self.count, self.sum, self.negative_entropy = map(total, (self.count, self.sum, self.negative_entropy))
+
+    def compute(self) -> dict[str, float]:
+        mean = self.sum / self.count
+        return {"inception": (self.negative_entropy / self.count - torch.xlogy(mean, mean).sum()).exp().item()}
+
+
+class KLDivergence(MeanMetric):
+    """Mean KL divergence between the class probabilities of each generated clip and of its own reference.
+
+    `kl` is KL(reference ‖ generated), what papers report and AudioCraft calls kld_pq; `kl_reverse` is
+    KL(generated ‖ reference), and `kl_both` their sum. AudioCraft's function computes them: the second argument has
+    `CLIPPING` added inside the logarithm. A clip longer than the classifier's window has the mean of its windows'
+    probabilities.
+    """
+
+    needs = frozenset({"pairs"})
+    quantities = ("kl", "kl_reverse", "kl_both")
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        _classes(network)
+        self.network, self.instrument = network, network.name
+        self.reference: dict[str, Tensor] = {}
+
+    def add_reference(self, clip: Clip) -> None:
+        self.reference[clip.name] = probabilities(clip, self.network)
+
+    def measure(self, clip: Clip) -> dict[str, float]:
+        from audiocraft.metrics.kld import kl_divergence
+
+        generated, reference = probabilities(clip, self.network), self.reference.pop(clip.name)
+        forward = kl_divergence(generated, reference, CLIPPING).item()
+        reverse = kl_divergence(reference, generated, CLIPPING).item()
+        return {"kl": forward, "kl_reverse": reverse, "kl_both": forward + reverse}

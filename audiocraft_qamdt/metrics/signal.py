@@ -1,0 +1,77 @@
+"""What needs no network: silence, clipping, speed, and the p-MOS that a predictor gives."""
+
+from __future__ import annotations
+
+import julius
+import torch
+from torch import Tensor
+
+from ..quality.annotate import cut_windows
+from ..quality.predictors.base import Predictor
+from .base import Batch, Clip, MeanMetric, Metric, SumOverRanks
+
+SILENT = 10 ** (-60 / 20)  # peak, relative to full scale
+CLIPPED, CLIPPED_SHARE = 0.999, 1e-3  # level, and share of the samples that must reach it
+LOUDNESS = 23.0  # dB under full scale: -23 LUFS (EBU R 128)
+GATE = 0.4  # seconds of a block of ITU-R BS.1770: a shorter clip has no loudness
+
+
+class LevelShares(MeanMetric):
+    """Shares of clips that are silent (peak below -60 dBFS) and clipped (a thousandth of the samples at full scale).
+
+    Both are measured before the level is normalised: afterwards no clip is either.
+    """
+
+    quantities = ("silent", "clipped")
+
+    def measure(self, clip: Clip) -> dict[str, float]:
+        level = (clip.audio if clip.raw is None else clip.raw).abs()
+        clipped = (level >= CLIPPED).double().mean() > CLIPPED_SHARE
+        return {"silent": float(level.max() < SILENT), "clipped": float(clipped)}
+
+
+class RealTimeFactor(Metric):
+    """Seconds of work per second of generated audio, on one device."""
+
+    needs = frozenset({"seconds"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.work, self.audio = (torch.zeros((), dtype=torch.float64) for _ in range(2))
+
+    def update(self, batch: Batch) -> None:
+        self.work += batch.seconds
+        self.audio += sum(clip.seconds for clip in batch.generated)
+
+    def reduce(self, total: SumOverRanks) -> None:
+        self.work, self.audio = total(self.work), total(self.audio)
+
+    def compute(self) -> dict[str, float]:
+        return {"rtf": (self.work / self.audio).item()}
+
+
+class PredictedMOS(MeanMetric):
+    """Mean p-MOS of the clips, each brought to -23 LUFS first, so that loud is not taken for good."""
+
+    quantities = ("pmos",)
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__()
+        self.predictor, self.instrument = predictor, f"{predictor.name}-{predictor.version}"
+
+    def measure(self, clip: Clip) -> dict[str, float]:
+        audio, sample_rate = normalize(clip.audio, clip.sample_rate), clip.sample_rate
+        if self.predictor.sample_rate not in (None, sample_rate):
+            audio = julius.resample_frac(audio, sample_rate, self.predictor.sample_rate)
+            sample_rate = self.predictor.sample_rate
+        windows = cut_windows(audio, sample_rate, self.predictor.window, self.predictor.hop)
+        return {"pmos": self.predictor.score(torch.stack(windows), sample_rate).double().mean().item()}
+
+
+def normalize(audio: Tensor, sample_rate: int) -> Tensor:
+    """A clip [S] at -23 LUFS; silent clips, and those under 0.4 s, which have no loudness, as they are."""
+    from audiocraft.data.audio_utils import normalize_loudness
+
+    if len(audio) < GATE * sample_rate:
+        return audio
+    return normalize_loudness(audio[None], sample_rate, LOUDNESS)[0]

@@ -1,0 +1,94 @@
+"""The solver's evaluate stage: from what it generated to what metrics take, from their numbers to log and disk."""
+
+from __future__ import annotations
+
+import typing as tp
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..compat import prepare
+from ..data.manifest import write_json
+from .base import AudioCraftBatch, Batch, Clip, Metric, Number, check_audio
+from .folders import cache_folder, compare_with_folder
+from .networks import NETWORKS, Networks
+from .table import AUDIOCRAFT_QUANTITIES, Setup, build_metrics
+
+prepare()
+
+from audiocraft.data.audio_utils import normalize_audio  # noqa: E402
+
+
+def stage_metrics(
+    switches: dict[str, tp.Any], options: dict[str, tp.Any], device: str, compression_model: tp.Any
+) -> list[Metric]:
+    """Metrics of a solver.
+
+    Args:
+        switches: its `evaluate.metrics`; "base", the validation loss, is the solver's own affair.
+        options: its `metrics`.
+        device: where they compute.
+        compression_model: AudioCraft's, which its `use_gt` sends reference audio through.
+    """
+
+    def compress(audio: Tensor) -> Tensor:
+        codes, scale = compression_model.encode(audio.to(device))
+        return compression_model.decode(codes, scale)[..., : audio.shape[-1]]
+
+    networks = Networks({name: options.get(name, {}) for name in NETWORKS}, device)
+    switched = {name: value for name, value in switches.items() if name != "base"}
+    metrics = build_metrics(switched, Setup(networks, options, device, compress))
+    if options["frechet"]["reference"]:
+        compare_with_folder(metrics, options["frechet"]["reference"], cache_folder())
+    return metrics
+
+
+def generated_batch(
+    generated: Tensor, reference: Tensor, infos: tp.Sequence[tp.Any], seconds: float, **normalization: tp.Any
+) -> Batch:
+    """Clips of a batch, as AudioCraft's evaluation prepares them.
+
+    Args:
+        generated: [B, C, S] from the model.
+        reference: [B, C, S] that the conditions came from, padded.
+        infos: AudioCraft's segment information of each.
+        seconds: time that generating took.
+        normalization: arguments of AudioCraft's `normalize_audio` (the config's `generate.audio`), for generated audio.
+    Raises:
+        ValueError: generated audio that is not finite, naming the file that it was generated for.
+    """
+    names = [f"{info.meta.path}@{info.seek_time:g}" for info in infos]
+    raw = generated[..., : reference.shape[-1]].detach().float().cpu()
+    for name, item in zip(names, raw, strict=True):
+        check_audio(f"generated for {name}", item)
+    normalization.pop("format", None)
+    normal = torch.stack([normalize_audio(item, **normalization) for item in raw])
+    sizes = torch.tensor([min(info.n_frames, raw.shape[-1]) for info in infos])
+    stems = [f"{Path(info.meta.path).stem}_{info.seek_time}" for info in infos]  # AudioCraft's
+    judged, compared = [], []
+    for index, (name, info) in enumerate(zip(names, infos, strict=True)):
+        # Mono, and without the padding of a short segment.
+        clip, before, other = (audio[index].mean(0)[: sizes[index]] for audio in (normal, raw, reference))
+        judged.append(Clip(name, clip, info.sample_rate, info.description, before))
+        compared.append(Clip(name, other, info.sample_rate))
+    return Batch(judged, compared, seconds, AudioCraftBatch(normal, reference[..., : raw.shape[-1]], sizes, stems))
+
+
+def logged(numbers: list[Number]) -> dict[str, float]:
+    """What goes into the log and Dora's history: each number under its key, AudioCraft's under their old names too."""
+    plain = {number.metric: number.value for number in numbers if number.metric in AUDIOCRAFT_QUANTITIES}
+    return {**plain, **{number.key: number.value for number in numbers}}
+
+
+def evaluation_file(experiment: Path, epoch: int) -> Path:
+    """Where an experiment keeps what an epoch's evaluation measured."""
+    return experiment / "evaluation" / f"{epoch}.json"
+
+
+def write_evaluation(experiment: Path, epoch: int, numbers: list[Number], scores: dict[str, dict[str, float]]) -> None:
+    """Write numbers with all their fields, and each clip's scores."""
+    path = evaluation_file(experiment, epoch)
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {"numbers": [{"key": number.key, **asdict(number)} for number in numbers], "scores": scores})

@@ -1,0 +1,186 @@
+"""The table of metrics: names → constructors, and one pass that feeds them all."""
+
+from __future__ import annotations
+
+import typing as tp
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..quality.predictors.base import load_predictor
+from .base import Batch, Metric, Number, SumOverRanks
+from .clap import ClapNetwork, TextAgreement
+from .frechet import FrechetMetric
+from .networks import NETWORKS, Networks
+from .probabilities import InceptionScore, KLDivergence
+from .signal import LevelShares, PredictedMOS, RealTimeFactor
+
+
+@dataclass
+class Setup:
+    """What constructors draw on.
+
+    Args:
+        networks: shared by all metrics.
+        options: a solver's `metrics` config as a dict; a metric's section has its settings.
+        device: where metrics compute.
+        compress: reference audio through the codec, for AudioCraft's `use_gt`; None = there is no codec.
+    """
+
+    networks: Networks
+    options: Mapping[str, tp.Any] = field(default_factory=dict)
+    device: str = "cpu"
+    compress: Callable[[Tensor], Tensor] | None = None
+
+
+def _frechet(network: str, setup: Setup) -> Metric:
+    options = {key: value for key, value in setup.options.get("frechet", {}).items() if key != "reference"}
+    return FrechetMetric(setup.networks.get(_named("frechet", network)), **options)
+
+
+def _clap(network: str, setup: Setup) -> Metric:
+    return TextAgreement(tp.cast(ClapNetwork, setup.networks.get(network or "clap")))
+
+
+def _pmos(predictor: str, setup: Setup) -> Metric:
+    if not predictor:
+        raise ValueError("pmos: name the predictor, e.g. acoustic (evaluate.metrics.pmos=[acoustic], or pmos:acoustic)")
+    return PredictedMOS(load_predictor(predictor, setup.device))
+
+
+def _audiocraft(name: str) -> Callable[[str, Setup], Metric]:
+    def build(argument: str, setup: Setup) -> Metric:
+        if setup.compress is None:
+            raise ValueError(f"{name}: AudioCraft's own metrics run in a solver only (evaluate.metrics.{name}=true)")
+        from .audiocraft import AudioCraftMetric
+
+        return AudioCraftMetric(name, setup.options[name], setup.compress, setup.device)
+
+    return build
+
+
+def _named(metric: str, network: str) -> str:
+    if not network:
+        raise ValueError(f"{metric}: name the network it measures with, one of {', '.join(NETWORKS)}")
+    return network
+
+
+AUDIOCRAFT_QUANTITIES = ("fad", "kld", "kld_pq", "kld_qp", "kld_both", "text_consistency", "chroma_cosine")
+"""What AudioCraft's metrics log; those names alone are kept too, for grids that read them."""
+
+METRICS: dict[str, Callable[[str, Setup], Metric]] = {
+    # AudioCraft's, under AudioCraft's flags
+    "fad": _audiocraft("fad"),
+    "kld": _audiocraft("kld"),
+    "text_consistency": _audiocraft("text_consistency"),
+    "chroma_cosine": _audiocraft("chroma_cosine"),
+    # what it lacks: the argument is a network, or a predictor
+    "frechet": _frechet,
+    "inception": lambda network, setup: InceptionScore(setup.networks.get(_named("inception", network))),
+    "kl": lambda network, setup: KLDivergence(setup.networks.get(_named("kl", network))),
+    "clap": _clap,
+    "pmos": _pmos,
+    "silence": lambda _, setup: LevelShares(),
+    "rtf": lambda _, setup: RealTimeFactor(),
+}
+"""Name → constructor (argument, setup). Open to registration."""
+
+
+def build_metrics(switches: Mapping[str, tp.Any], setup: Setup) -> list[Metric]:
+    """Metrics that are switched on.
+
+    Args:
+        switches: `evaluate.metrics` of a solver: name → false, true, a network or predictor, or a list of those.
+        setup: what they are made of.
+    Raises:
+        ValueError: an unknown metric or network, or one without the network it needs.
+    """
+    unknown = set(switches) - set(METRICS)
+    if unknown:
+        raise ValueError(f"unknown metric {', '.join(sorted(unknown))}: choose from {', '.join(METRICS)}")
+    return [METRICS[name](argument, setup) for name, value in switches.items() for argument in _arguments(value)]
+
+
+def _arguments(value: tp.Any) -> list[str]:
+    if value is None or isinstance(value, bool):
+        return [""] if value else []
+    return [value] if isinstance(value, str) else list(value)
+
+
+@dataclass
+class Evaluation:
+    """One pass over clips.
+
+    Args:
+        metrics: fed with every batch.
+    """
+
+    metrics: list[Metric]
+    clips: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+
+    def update(self, batch: Batch) -> None:
+        """Hand a batch to every metric."""
+        self.clips += len(batch.generated)
+        for metric in self.metrics:
+            metric.update(batch)
+
+    def numbers(
+        self,
+        total: SumOverRanks = lambda tensor: tensor,
+        *,
+        reference: str = "",
+        best_of: int | None = None,
+        seed: int | None = None,
+    ) -> list[Number]:
+        """What was measured, the same on every rank (see `Number`).
+
+        Raises:
+            ValueError: there was not a single clip.
+        """
+        clips = int(total(self.clips))
+        if not clips:
+            raise ValueError("nothing to evaluate: there is no clip")
+        found = []
+        for metric in self.metrics:
+            metric.reduce(total)
+            compared = metric.reference_name or reference if metric.needs & {"reference", "pairs"} else ""
+            for quantity, value in metric.compute().items():
+                found.append(Number(quantity, metric.instrument, value, compared, clips, best_of, seed))
+        return found
+
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Clip → what was measured of it alone → value."""
+        table: dict[str, dict[str, float]] = {}
+        for metric in self.metrics:
+            for quantity, values in metric.scores.items():
+                for clip, value in values.items():
+                    name = "_".join(filter(None, (quantity, metric.instrument)))
+                    table.setdefault(clip, {})[name] = value
+        return table
+
+
+def sum_over_ranks(device: torch.device | str) -> SumOverRanks:
+    """A sum over the processes of torch.distributed, through the device that its backend needs."""
+    import flashy
+
+    def total(tensor: Tensor) -> Tensor:
+        if not flashy.distrib.is_distributed():
+            return tensor
+        summed = tensor.to(device, copy=True)
+        flashy.distrib.all_reduce(summed)
+        return summed.cpu()
+
+    return total
+
+
+def gather_scores(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Scores of the clips of all ranks, by the clips' names."""
+    import flashy
+
+    parts = [scores]
+    if flashy.distrib.is_distributed():
+        parts = [{}] * flashy.distrib.world_size()
+        torch.distributed.all_gather_object(parts, scores)
+    return dict(sorted((clip, values) for part in parts for clip, values in part.items()))

@@ -1,0 +1,168 @@
+"""`qamdt evaluate` on folders of audio."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiocraft_qamdt.cli import main
+from audiocraft_qamdt.commands.evaluate import parse_metrics
+from audiocraft_qamdt.metrics.folders import find_audio, read_captions
+from audiocraft_qamdt.playground.degradation import degrade
+from audiocraft_qamdt.playground.synthesis import compose, render
+
+COUNT = 8
+
+
+def write(folder, seed, fault=0.0, names="clip{:02d}.wav"):
+    folder.mkdir(parents=True)
+    for index in range(COUNT):
+        clip = render(compose(seed, index), 2.0, 16000)
+        clip = degrade(clip, 16000, "noise", fault, np.random.default_rng(index))
+        soundfile.write(folder / names.format(index), clip, 16000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("folders")
+    return write(root / "clean", 7), write(root / "noisy", 7, fault=0.6), write(root / "other", 8)
+
+
+def evaluate(tmp_path, generated, *more, out="out.json"):
+    argv = ["evaluate", "--generated", str(generated), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / out)]
+    code = main([*argv, *map(str, more)])
+    return code, json.loads((tmp_path / out).read_text()) if code == 0 else None
+
+
+METRICS = "fad:playground,is:playground,kl:playground,pmos:acoustic,silence"
+
+
+def numbers(report):
+    return {number["metric"]: number["value"] for number in report["numbers"]}
+
+
+def test_noise_is_worse_by_every_number(folders, tmp_path, capsys):
+    clean, noisy, _ = folders
+    options = ("--reference", clean, "--metrics", METRICS)
+    _, good = evaluate(tmp_path, clean, *options)
+    _, bad = evaluate(tmp_path, noisy, *options, "--best-of", 3, "--seed", 5)
+    assert numbers(good)["frechet"] == pytest.approx(0, abs=1e-6) and numbers(bad)["frechet"] > 1
+    assert numbers(good)["kl"] < numbers(bad)["kl"] and numbers(good)["pmos"] > numbers(bad)["pmos"] + 1
+    assert all(map(math.isfinite, numbers(bad).values())) and bad["clips"] == COUNT
+    assert bad["numbers"][0]["key"] == "frechet_playground-1/clean_n8/best3_seed5"
+    assert set(bad["scores"]["clip00"]) >= {"frechet_playground-1", "pmos_acoustic-1", "kl_playground-1"}
+    head, rule, row = (tmp_path / "out.md").read_text().splitlines()
+    assert head.count("|") == rule.count("|") == row.count("|") and "pmos_acoustic-1" in head
+    assert row in capsys.readouterr().out
+
+
+def test_reference_statistics_are_kept_by_content(folders, tmp_path, caplog):
+    clean, noisy, other = folders
+    caplog.set_level("INFO")
+    options = ("--metrics", "fad:playground", "--no-extrapolate")
+    _, first = evaluate(tmp_path, noisy, "--reference", clean, *options)
+    assert "statistics from" not in caplog.text and len(list((tmp_path / "cache").iterdir())) == 1
+    renamed = write(tmp_path / "renamed", 7, names="another_{:02d}.wav")
+    _, second = evaluate(tmp_path, noisy, "--reference", renamed, *options)
+    assert "statistics from" in caplog.text and len(list((tmp_path / "cache").iterdir())) == 1
+    assert numbers(first) == numbers(second)
+    _, third = evaluate(tmp_path, noisy, "--reference", other, *options)
+    assert len(list((tmp_path / "cache").iterdir())) == 2 and numbers(third) != numbers(first)
+
+
+def test_clap_with_captions(folders, tmp_path, tiny_clap):
+    clean, *_ = folders
+    captions = tmp_path / "captions.csv"
+    captions.write_text("file,description\nclip00.wav,slow piano\nclip01.wav,fast drums\n")
+    code, report = evaluate(tmp_path, clean, "--metrics", f"clap:clap={tiny_clap}", "--captions", captions)
+    assert code == 0 and -1 <= numbers(report)["clap"] <= 1
+    assert len(report["scores"]) == 2 and report["numbers"][0]["instrument"].startswith("clap-")
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("captions.json", '{"a": "slow piano", "b.wav": "fast drums"}'),
+        (
+            "captions.jsonl",
+            '{"file": "a.wav", "description": "slow piano"}\n{"file": "b", "description": "fast drums"}',
+        ),
+        ("captions.csv", "file,description\na.wav,slow piano\nb,fast drums"),
+    ],
+)
+def test_captions_in_three_forms(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    files = {"a": tmp_path / "a.wav", "b": tmp_path / "b.wav"}
+    assert read_captions(tmp_path / name, files) == {"a": "slow piano", "b": "fast drums"}
+
+
+def test_captions_from_sidecars_of_data_sets_and_of_audiocrafts_samples(tmp_path):
+    (tmp_path / "a.json").write_text('{"description": "slow piano"}')
+    (tmp_path / "b.json").write_text('{"conditioning": {"description": "fast drums"}}')
+    files = {name: tmp_path / f"{name}.wav" for name in "abc"}
+    assert read_captions(None, files) == {"a": "slow piano", "b": "fast drums"}
+
+
+def test_broken_captions_are_named(tmp_path):
+    (tmp_path / "captions.csv").write_text("name,text\na,b\n")
+    with pytest.raises(ValueError, match="captions.csv: not captions.*file and description"):
+        read_captions(tmp_path / "captions.csv", {})
+
+
+def spoil(folder, name, samples):
+    soundfile.write(folder / name, np.asarray(samples, np.float32), 16000, subtype="FLOAT")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "spoilt, more, message",
+    [
+        (lambda folder: spoil(folder, "bad.wav", [0.0, math.nan]), [], "bad.wav: the audio holds NaN"),
+        (lambda folder: spoil(folder, "bad.wav", []), [], "bad.wav.*"),
+        (lambda folder: folder / "nothing", [], "nothing is not a folder"),
+        (lambda folder: folder, ["--metrics", "fad:playground"], "give --reference DIR"),
+        (
+            lambda folder: folder,
+            ["--metrics", "clap"],
+            "CLAP .*music_audioset_epoch_15_esc_90.14.pt.*\nGet them from.*laion_clap",
+        ),
+        (lambda folder: folder, ["--metrics", "rtf"], "how long generating took"),
+        (lambda folder: folder, ["--metrics", "fid:playground"], "unknown metric fid"),
+        (
+            lambda folder: folder,
+            ["--metrics", "kl:playground", "--reference", "{other}"],
+            "no reference for .*good.wav",
+        ),
+    ],
+    ids=["nan", "empty", "no folder", "no reference", "no weights", "rtf", "unknown", "unpaired"],
+)
+def test_what_cannot_be_judged_is_named(folders, tmp_path, caplog, spoilt, more, message):
+    folder = tmp_path / "generated"
+    folder.mkdir()
+    spoil(folder, "good.wav", 0.1 * np.sin(np.arange(16000) / 10))
+    more = [str(folders[2]) if option == "{other}" else option for option in more]
+    code, _ = evaluate(tmp_path, spoilt(folder), *(more or ["--metrics", "is:playground"]))
+    assert code == 1 and not (tmp_path / "out.json").exists()
+    assert re.search(message, caplog.text), caplog.text
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    for name in ("a.wav", "a.flac"):
+        soundfile.write(tmp_path / name, np.zeros(100), 16000)
+    with pytest.raises(ValueError, match="a.wav.*a.flac|a.flac.*a.wav"):
+        find_audio(tmp_path)
+
+
+def test_metrics_are_parsed():
+    assert parse_metrics("fad:vggish=a/b.pth, fad:playground,silence") == (
+        {"frechet": ["vggish", "playground"], "silence": [""]},
+        {"vggish": {"checkpoint": "a/b.pth"}},
+    )
+    with pytest.raises(ValueError, match="two checkpoints of vggish"):
+        parse_metrics("fad:vggish=a,is:vggish=b")
