@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import typing as tp
+from pathlib import Path
 
 import julius
 import torch
 from torch import Tensor
 
+from .laion import load_laion_clap
+
 Scorer = tp.Callable[[Tensor, int, list[str]], Tensor]
 """scorer(audio [B, 1, S], sample_rate, texts) -> agreement [B], higher is better."""
 
 
+TEXT_TOKENS = 77  # what CLAP was trained with; longer texts are cut, as AudioCraft's metric does
 SHORTEST = 1.0  # seconds of a last window that counts, where it is not the only one
 
 
@@ -28,17 +32,24 @@ class ClapScorer:
     windows whose embeddings are averaged; shorter audio is repeated until it fills one, as in training.
 
     Args:
-        name: hub id or local folder of a transformers `ClapModel` and its processor.
+        name: hub id or folder of a transformers `ClapModel` and its processor, or a checkpoint file of laion-clap.
         device: where it computes.
+        tokenizer: hub id or folder of the tokenizer for a laion-clap file, which holds none.
     """
 
-    def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
+    def __init__(self, name: str, device: torch.device | str = "cpu", tokenizer: str = "roberta-base") -> None:
         from transformers import ClapModel, ClapProcessor
 
-        self.model: tp.Any = ClapModel.from_pretrained(name).eval()
+        self.model: tp.Any
+        if Path(name).is_file():
+            self.model, self.processor = load_laion_clap(name, tokenizer)
+        else:
+            self.model, self.processor = ClapModel.from_pretrained(name).eval(), ClapProcessor.from_pretrained(name)
         self.model.to(device)
-        self.processor = ClapProcessor.from_pretrained(name)
-        self.device = device
+        self.name, self.device = name, device
+        self.key = {"tokenizer": tokenizer if Path(name).is_file() else None}
+        text = self.model.config.text_config
+        self._text_tokens = min(TEXT_TOKENS, text.max_position_embeddings - text.pad_token_id - 1)
         self.dim = self.model.config.projection_dim
 
     @torch.no_grad()
@@ -62,7 +73,9 @@ class ClapScorer:
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:
         """Embeddings [B, D] of unit length."""
-        inputs = self.processor.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(self.device)
+        inputs = self.processor.tokenizer(
+            texts, padding=True, truncation=True, max_length=self._text_tokens, return_tensors="pt"
+        ).to(self.device)
         return _pooled(self.model.get_text_features(**inputs)).cpu()
 
     def __call__(self, audio: Tensor, sample_rate: int, texts: list[str]) -> Tensor:

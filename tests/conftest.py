@@ -14,6 +14,8 @@ import torch
 
 from audiocraft_qamdt.compat import prepare
 
+from .clap import write_clap
+
 GOLDEN = Path(__file__).resolve().parent / "golden"
 
 torch.set_num_threads(1)
@@ -71,40 +73,7 @@ def slurm(slurm_cluster, monkeypatch) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_clap(tmp_path_factory) -> str:
-    """A CLAP model with its processor, made here and saved as `from_pretrained` expects them."""
-    from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, ClapProcessor, RobertaTokenizer
-
-    folder = tmp_path_factory.mktemp("clap")
-    symbols = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "\u0120", *"abcdefghijklmnopqrstuvwxyz"]  # U+0120 is a space
-    text = RobertaTokenizer(vocab={symbol: index for index, symbol in enumerate(symbols)}, merges=[])
-    ClapProcessor(ClapFeatureExtractor(max_length_s=2), text).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = ClapConfig(
-        text_config={
-            "vocab_size": 32,
-            "hidden_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "intermediate_size": 16,
-            "max_position_embeddings": 80,
-            "pad_token_id": 1,
-        },
-        audio_config={
-            "patch_embeds_hidden_size": 16,
-            "depths": [1, 1],
-            "num_attention_heads": [2, 2],
-            "hidden_size": 32,
-            "window_size": 8,
-            "spec_size": 256,
-        },
-        projection_dim=8,
-    )
-    model = ClapModel(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)  # as initialised, all texts are nearly the same to it
-    model.save_pretrained(folder)
-    return str(folder)
+    return write_clap(tmp_path_factory.mktemp("clap"))
 
 
 @pytest.fixture(scope="session")

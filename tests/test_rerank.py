@@ -39,3 +39,9 @@ def test_windows_keep_all_but_a_short_rest():
     assert [len(part) for part in windows(audio, 4, 2)] == [4, 4, 2]
     assert [len(part) for part in windows(audio, 4, 3)] == [4, 4]
     assert [len(part) for part in windows(audio[:1], 4, 3)] == [1]
+
+
+def test_texts_beyond_the_model_are_cut(tiny_clap):
+    scorer = ClapScorer(tiny_clap)
+    assert scorer.embed_texts(["a" * 10000]).isfinite().all()
+    assert scorer.embed_texts(["", "\U0001f3b9 \u30d4\u30a2\u30ce"]).isfinite().all()

@@ -6,26 +6,29 @@ import functools
 import json
 import logging
 import typing as tp
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
 from ..compat import prepare
 from ..quality.attributes import QUALITY, quality_attributes
-from ..randomness import keyed_generator
-from .manifest import Quality, find_manifest, read_quality
+from ..randomness import keyed_generator, keyed_seed
+from .manifest import Quality, find_manifest, read_quality, read_sidecar, sidecar_path
 
 prepare()
 
 from audiocraft.data.audio_dataset import AudioMeta  # noqa: E402
-from audiocraft.data.music_dataset import MusicDataset, MusicInfo  # noqa: E402
+from audiocraft.data.music_dataset import MusicDataset, MusicInfo, augment_music_info_description  # noqa: E402
 from audiocraft.modules.conditioners import ConditioningAttributes  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
 CURVE_RATE = 25.0
 """p-MOS values per second of the curve along a segment: the published latent frame rate."""
+
+CAPTIONS = ("refined", "original", "random")
+"""Which of a track's texts is its description (`dataset.caption`)."""
 
 _GRACE = 20
 """Files tried before the share of failures says anything."""
@@ -54,6 +57,8 @@ class QualityMusicDataset(MusicDataset):
 
     Args:
         info_fields_required: as in `MusicDataset`, but False by default.
+        caption: `refined` = the sidecar's description; `original` = what it was before `qamdt captions`; `random` = one
+            of these and of the candidates that passed, drawn for each item.
         shuffle_quality: a control for ablations: each track has the quality of another, always the same one.
         kwargs: of `MusicDataset`.
     Raises:
@@ -61,9 +66,19 @@ class QualityMusicDataset(MusicDataset):
     """
 
     def __init__(
-        self, *args: tp.Any, info_fields_required: bool = False, shuffle_quality: bool = False, **kwargs: tp.Any
+        self,
+        *args: tp.Any,
+        info_fields_required: bool = False,
+        caption: str = "refined",
+        shuffle_quality: bool = False,
+        **kwargs: tp.Any,
     ) -> None:
+        if caption not in CAPTIONS:
+            raise ValueError(f"dataset.caption={caption!r} is unknown: choose one of {', '.join(CAPTIONS)}")
+        # AudioCraft merges other fields into the description while it reads it: with another text, that comes after.
+        self._merge_text_p = kwargs.pop("merge_text_p", 0.0) if caption != "refined" else 0.0
         super().__init__(*args, info_fields_required=info_fields_required, **kwargs)
+        self.caption = caption
         self._scored_as = _shuffled([meta.path for meta in self.meta]) if shuffle_quality else {}
         self._tried = 0
         self._read = 0
@@ -102,7 +117,22 @@ class QualityMusicDataset(MusicDataset):
         except Exception as error:  # whatever the decoder raised, after AudioCraft's last retry
             raise self._unreadable() from error
         self._read += 1
-        return wav, self._with_quality(info)
+        return wav, self._with_quality(self._with_caption(info, index))
+
+    def _with_caption(self, info: MusicInfo, index: int) -> MusicInfo:
+        if self.caption == "refined":
+            return info
+        description, texts = _cached_texts(info.meta.path)
+        if self.caption == "random" and texts:
+            epoch = (self.current_epoch or 0) if self.shuffle else 0  # as AudioCraft seeds what it draws for an item
+            description = texts[keyed_seed(self.shuffle_seed, epoch, index, "caption") % len(texts)]
+        info = replace(info, description=description)
+        if self._merge_text_p:
+            options = (self._merge_text_p, self.drop_desc_p, self.drop_other_p)
+            info = augment_music_info_description(info, *options)
+        if "description" in info.joint_embed:
+            info.joint_embed["description"] = info.joint_embed["description"]._replace(text=[info.description])
+        return info
 
     def _most_fail(self) -> bool:
         return self._tried - self._read > self._tried / 2
@@ -151,3 +181,15 @@ def _shuffled(paths: list[str]) -> dict[str, str]:
 @functools.lru_cache(maxsize=65536)
 def _cached_quality(path: str) -> Quality | None:
     return read_quality(path)
+
+
+@functools.lru_cache(maxsize=65536)
+def _cached_texts(path: str) -> tuple[str | None, tuple[str, ...]]:
+    """A track's original description, and all its texts: this one, the refined one, the candidates that passed."""
+    sidecar = sidecar_path(path)
+    content = read_sidecar(sidecar) if sidecar.exists() else {}
+    description = content.get("description")
+    original = content.get("description_original", description)
+    kept = [entry.get("text") for entry in content.get("captions") or [] if entry.get("kept")]
+    texts = dict.fromkeys(text for text in (original, description, *kept) if isinstance(text, str) and text)
+    return original or None, tuple(texts)

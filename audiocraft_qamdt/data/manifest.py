@@ -133,6 +133,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    if any("\ud800" <= char <= "\udfff" for char in text):  # half a character, which UTF-8 cannot hold
+        text = json.dumps(content, allow_nan=False)
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 
@@ -181,9 +183,25 @@ def write_sidecar_key(audio_path: str | Path, key: str, value: Any) -> None:
     Raises:
         ValueError: naming the sidecar, when what is there is not a JSON object; it is left alone.
     """
+    update_sidecar(audio_path, {key: value})
+
+
+def update_sidecar(audio_path: str | Path, changes: Mapping[str, Any], remove: Iterable[str] = ()) -> None:
+    """Set some keys of a track's sidecar and remove others, in one step; the rest stays as it is, in its order.
+
+    A sidecar in which nothing is left is removed.
+
+    Raises:
+        ValueError: naming the sidecar, when what is there is not a JSON object; it is left alone.
+    """
     path = sidecar_path(audio_path)
-    content = read_sidecar(path) if path.exists() else {}
-    write_json(path, content | {key: value})
+    content = {**(read_sidecar(path) if path.exists() else {}), **changes}
+    for key in remove:
+        content.pop(key, None)
+    if content:
+        write_json(path, content)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def find_manifest(path: str | Path) -> Path:

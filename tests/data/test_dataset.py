@@ -188,3 +188,78 @@ def test_collation_keeps_the_infos(tmp_path):
     for info, item in zip(infos, wav, strict=True):
         assert info.pmos == pytest.approx(3.0 + 0.2 * int(info.description.split()[-1]))
         assert torch.equal(info.self_wav.wav[0], item)
+
+
+def refine_sidecar(folder):
+    """Sidecars as `qamdt captions` leaves them; returns the texts of each kind."""
+    for path in sorted(folder.glob("track*.json")):
+        content = json.loads(path.read_text())
+        original = content["description"]
+        entries = [
+            {"text": original, "stage": "original", "model": None, "score": 0.3, "kept": True},
+            {"text": f"candidate of {path.stem}", "stage": "caption", "model": "m", "score": 0.4, "kept": True},
+            {"text": "wrong", "stage": "caption", "model": "m", "score": 0.0, "kept": False},
+        ]
+        content |= {"description": f"refined {path.stem}", "description_original": original, "captions": entries}
+        path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def refined(tmp_path):
+    make_folder(tmp_path, tracks=4)
+    refine_sidecar(tmp_path)
+    module._cached_texts.cache_clear()
+    return tmp_path
+
+
+def descriptions(dataset, epoch=1):
+    dataset.start_epoch(epoch)
+    return [dataset[index][1].description for index in range(len(dataset))]
+
+
+def test_the_description_is_the_refined_or_the_original_one(refined):
+    assert all(text.startswith("refined track") for text in descriptions(build(refined)))
+    assert all(text.startswith("track number") for text in descriptions(build(refined, caption="original")))
+    for text, same in zip(descriptions(build(refined, caption="original")), descriptions(build(refined)), strict=True):
+        assert text.split()[-1] == same[-1]  # of the same track
+
+
+def test_a_random_caption_is_any_that_passed_and_repeats_with_epoch_and_index(refined):
+    dataset = build(refined, caption="random")
+    first = descriptions(dataset)
+    assert {text.split()[0] for text in first} == {"refined", "track", "candidate"}
+    assert first == descriptions(dataset) == descriptions(build(refined, caption="random"))
+    assert first != descriptions(dataset, epoch=2)
+    assert first != descriptions(build(refined, caption="random", shuffle_seed=1))
+    fixed = build(refined, caption="random", shuffle=False)
+    assert [fixed[i][1].description for i in range(4)] == [fixed[i][1].description for i in range(4)]
+
+
+def test_tracks_that_were_never_refined_have_one_text(tmp_path):
+    folder = make_folder(tmp_path, tracks=3)
+    (tmp_path / "track0.json").write_text("{}")
+    module._cached_texts.cache_clear()
+    for caption in ("original", "random", "refined"):
+        assert {text and text.split()[0] for text in descriptions(build(folder, caption=caption))} == {None, "track"}
+
+
+def test_a_description_that_was_not_there_is_not_there_as_the_original(refined):
+    for path in refined.glob("track*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"description_original": None}))
+    module._cached_texts.cache_clear()
+    assert set(descriptions(build(refined, caption="original"))) == {None}
+
+
+def test_other_fields_are_merged_into_the_chosen_text(refined):
+    options = {"merge_text_p": 1.0, "drop_other_p": 1.0, "joint_embed_attributes": ["description"]}
+    for caption, begins in (("original", "track number"), ("refined", "refined track")):
+        dataset = build(refined, caption=caption, **options)
+        dataset.start_epoch(1)
+        info = dataset[0][1]
+        assert info.description.startswith(begins) and "genre: test" in info.description
+        assert info.joint_embed["description"].text == [info.description]
+
+
+def test_an_unknown_kind_of_caption_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="dataset.caption='best' is unknown: choose one of refined, original, random"):
+        build(make_folder(tmp_path, tracks=1), caption="best")
