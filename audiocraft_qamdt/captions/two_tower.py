@@ -103,6 +103,7 @@ def train(
     tracks: int = 900,
     *,
     seconds: float = 3.0,
+    degraded: float = 0.35,
     seed: int = 1000,
     epochs: int = 30,
     batch_size: int = 50,
@@ -113,12 +114,15 @@ def train(
     Args:
         tracks: number of pieces.
         seconds: of each.
+        degraded: share of them with faults: what a ruined track plays teaches little.
         seed: of the pieces and of the training; data sets have small numbers, and a matcher must not know them.
         rate: highest learning rate.
     """
     from ..playground.dataset import make_track
 
-    audio = [torch.from_numpy(make_track(seed, index, seconds, SAMPLE_RATE)[0]) / 32768 for index in range(tracks)]
+    audio = [
+        torch.from_numpy(make_track(seed, index, seconds, SAMPLE_RATE, degraded)[0]) / 32768 for index in range(tracks)
+    ]
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):  # layers draw their weights and what they drop from the global generator
         torch.manual_seed(seed)
