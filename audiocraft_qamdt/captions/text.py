@@ -59,7 +59,10 @@ def clean(text: str) -> str:
 
 def shorten(text: str, limit: int) -> str:
     """At most `limit` characters, cut at the end of a word."""
-    return text if len(text) <= limit else (text[: limit + 1].rsplit(None, 1)[0] or text)[:limit]
+    if len(text) <= limit:
+        return text
+    words = re.match(r".*\S(?=\s)", text[: limit + 1], re.DOTALL)
+    return words.group() if words else text[:limit]
 
 
 def sentences(text: str) -> list[str]:

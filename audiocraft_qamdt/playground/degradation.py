@@ -3,7 +3,7 @@
 `CALIBRATION_KINDS` make the playground data and calibrate the acoustic predictor. `FURTHER_KINDS` calibrate it too,
 `HELD_OUT_KINDS` test it and fit none of its numbers. Codec, dropouts and overdrive were held out from the start. The
 other further and held-out kinds were divided before any of them was scored: in alphabetical order, the first, third, …
-calibrate and the second, fourth, … are held out. `wow` is for neither: nothing measures pitch.
+calibrate and the second, fourth, … are held out.
 """
 
 from __future__ import annotations
@@ -187,14 +187,6 @@ def _telephone(audio: np.ndarray, sample_rate: int, severity: np.ndarray, genera
     return _filter(audio, severity, keep)
 
 
-def _wow(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Speed that wavers once to eight times a second, up to 6 %."""
-    rate = generator.uniform(1, 8)
-    time = np.arange(len(audio)) / sample_rate
-    shift = 0.06 * severity / (2 * np.pi * rate) * (1 - np.cos(2 * np.pi * rate * time))
-    return np.interp(time - shift, time, audio)
-
-
 def _filter(
     audio: np.ndarray,
     severity: np.ndarray,
@@ -236,4 +228,4 @@ HELD_OUT_KINDS: dict[str, Degradation] = {
     "pink_noise": _pink_noise,
     "telephone": _telephone,
 }
-KINDS = CALIBRATION_KINDS | FURTHER_KINDS | HELD_OUT_KINDS | {"wow": _wow}
+KINDS = CALIBRATION_KINDS | FURTHER_KINDS | HELD_OUT_KINDS

@@ -11,6 +11,7 @@ import torch
 from audiocraft_qamdt.metrics.networks import NETWORKS
 from audiocraft_qamdt.metrics.table import METRICS
 from audiocraft_qamdt.playground.dataset import make_dataset
+from audiocraft_qamdt.quality.predictors.acoustic import Acoustic
 
 from ..runs import TINY, dora, experiment, history, log_of, main_in, solver_in
 
@@ -45,7 +46,7 @@ def test_evaluate_runs_end_to_end_with_all_metrics_that_need_no_download(folder,
         "inception_playground-1/n20/best1_seed0",
         f"kl_playground-1/{paired}",
         f"kl_reverse_playground-1/{paired}",
-        "pmos_acoustic-1/n20/best1_seed0",
+        f"pmos_acoustic-{Acoustic.version}/n20/best1_seed0",
         "silent/n20/best1_seed0",
         "clipped/n20/best1_seed0",
         "rtf/n20/best1_seed0",
@@ -101,7 +102,7 @@ def test_generated_nan_names_the_file(folder, tmp_path):
     with solver_in(tmp_path, *argv(folder, *PLAYGROUND, "execute_only=evaluate")) as solver:
         for parameter in solver.model.parameters():
             parameter.data.fill_(math.nan)
-        with pytest.raises(ValueError, match=r"generated for .*track_\d+.wav@.*NaN"):
+        with pytest.raises(ValueError, match=r"generated for .*track_\d+.flac@.*NaN"):
             evaluate_in(solver)
 
 
