@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -131,16 +132,19 @@ def test_reranking_keeps_the_candidate_that_agrees_best(run, tmp_path, monkeypat
 
 def test_ctrl_c_leaves_no_half_file(trained, tmp_path):
     out = tmp_path / "out"
-    prompts = [f"prompt {index}" for index in range(300)]
+    prompts = [f"prompt {index}" for index in range(60)]
     command = [sys.executable, "-m", "audiocraft_qamdt.cli", "generate", *prompts, "--model", str(trained.export)]
     command += ["--out", str(out), "--batch-size", "1", "--device", "cpu", "--steps", "5"]
-    process = subprocess.Popen(command, cwd=CONFIG_ROOT.parent, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # Where the tests run in the background of a script, Ctrl-C is ignored, and children inherit that.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=CONFIG_ROOT.parent, env=environment, preexec_fn=listen)
     while not list(out.glob("*.wav")) and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     files = sorted(out.glob("*.wav"))
-    assert 0 < len(files) < 300
+    assert 0 < len(files) < 60
     assert {path.suffix for path in out.iterdir()} <= {".wav", ".json"}
     assert all(
         soundfile.info(path).duration == pytest.approx(1.0) and settings(path)["file"] == path.name for path in files

@@ -199,7 +199,7 @@ def _divide(tracks: int, splits: Mapping[str, float]) -> dict[str, range]:
 
 
 def _write_track(path: Path, **arguments: Any) -> None:
-    # FLAC: AudioCraft reads it through soundfile, ten times as fast as wav, which it opens with FFmpeg.
+    # FLAC: AudioCraft reads it through soundfile, seven times as fast as wav, which it opens with FFmpeg.
     # The sidecar comes last: where it is, the track is whole.
     if path.exists() and sidecar_path(path).exists():
         return
