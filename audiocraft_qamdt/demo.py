@@ -20,7 +20,7 @@ from .data.manifest import read_descriptions, replacing
 from .exporting import Card, export_model
 from .generate import QAMDT
 from .playground.dataset import make_dataset
-from .quality.annotate import annotate
+from .quality.annotate import annotate, score_clip
 from .quality.predictors.base import Predictor, load_predictor
 from .train import main
 
@@ -119,9 +119,7 @@ def _measure(file: str, prompt: str, quality: int, audio: Tensor, sample_rate: i
     peak, rms = (
         20 * torch.log10(value.clamp(min=1e-6)).item() for value in (audio.abs().max(), audio.square().mean().sqrt())
     )
-    window = round(predictor.window * sample_rate)
-    windows = audio[0].unfold(0, window, window) if audio.shape[-1] >= window else audio
-    pmos = predictor.score(windows, sample_rate).mean().item()
+    pmos = score_clip(predictor, audio, sample_rate).mean().item()
     return Clip(file, prompt, quality, audio.shape[-1] / sample_rate, peak, rms, pmos)
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from . import plots
 from .data.manifest import replacing, write_json
 from .generate import QAMDT
-from .quality.annotate import cut_windows
+from .quality.annotate import score_clip
 from .quality.levels import LEVELS
 from .quality.predictors.acoustic import measure
 from .quality.predictors.base import Predictor
@@ -98,7 +98,7 @@ def by_level(
     scores, measured = [], []
     for level in levels:
         made = list(_generate(model, prompts, level, clips, batch_size, seed, f"level {level:g}"))
-        scores.append([_windows(clip, model.sample_rate, judge).mean().item() for clip in made])
+        scores.append([score_clip(judge, clip[None], model.sample_rate).mean().item() for clip in made])
         values = measure(torch.stack(made), model.sample_rate)
         measured.append([values[name].mean().item() for name in MEASURED])
     columns = (list(column) for column in zip(*measured, strict=True))
@@ -112,7 +112,7 @@ def along_rise(
     """Judge clips whose level rises from 1 to 5, window by window; arguments as in `by_level`."""
     rise = [(0.0, float(LEVELS[0])), (model.params.duration, float(LEVELS[-1]))]
     made = _generate(model, prompts, rise, clips, batch_size, seed, "rising")
-    scores = torch.stack([_windows(clip, model.sample_rate, judge) for clip in made])  # [clips, K]
+    scores = torch.stack([score_clip(judge, clip[None], model.sample_rate) for clip in made])  # [clips, K]
     times = [(index + 0.5) * judge.hop for index in range(scores.shape[1])]
     return Points(times, scores.numpy(), {})
 
@@ -124,15 +124,6 @@ def _generate(
     for first in tqdm(range(0, clips, batch_size), name, unit="batch"):
         model.set_generation_params(seed=keyed_seed(seed, first))
         yield from model.generate(texts[first : first + batch_size], quality)[:, 0]
-
-
-def _windows(clip: Tensor, sample_rate: int, judge: Predictor) -> Tensor:
-    """Scores [K] of the windows of a clip [S]."""
-    from audiocraft.data.audio_utils import convert_audio
-
-    wanted = judge.sample_rate or sample_rate
-    audio = convert_audio(clip[None], sample_rate, wanted, 1)[0]
-    return judge.score(torch.stack(cut_windows(audio, wanted, judge.window, judge.hop)), wanted).cpu()
 
 
 def write_curves(curves: dict[str, Points], judge: Predictor, labels: str, out: Path) -> list[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import julius
 import torch
 from torch import Tensor
 
-from ..quality.annotate import cut_windows
+from ..quality.annotate import score_clip
 from ..quality.predictors.base import Predictor
 from .base import Batch, Clip, MeanMetric, Metric, SumOverRanks
 
@@ -60,12 +59,8 @@ class PredictedMOS(MeanMetric):
         self.predictor, self.instrument = predictor, f"{predictor.name}-{predictor.version}"
 
     def measure(self, clip: Clip) -> dict[str, float]:
-        audio, sample_rate = normalize(clip.audio, clip.sample_rate), clip.sample_rate
-        if self.predictor.sample_rate not in (None, sample_rate):
-            audio = julius.resample_frac(audio, sample_rate, self.predictor.sample_rate)
-            sample_rate = self.predictor.sample_rate
-        windows = cut_windows(audio, sample_rate, self.predictor.window, self.predictor.hop)
-        return {"pmos": self.predictor.score(torch.stack(windows), sample_rate).double().mean().item()}
+        audio = normalize(clip.audio, clip.sample_rate)
+        return {"pmos": score_clip(self.predictor, audio[None], clip.sample_rate).double().mean().item()}
 
 
 def normalize(audio: Tensor, sample_rate: int) -> Tensor:

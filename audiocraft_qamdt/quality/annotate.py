@@ -224,15 +224,27 @@ def _collect(path: str, track: Future[Track], report: AnnotateReport) -> Iterato
 
 def _read_track(path: str, predictor: Predictor) -> Track:
     from audiocraft.data.audio import audio_read
-    from audiocraft.data.audio_utils import convert_audio
 
     audio, sample_rate = audio_read(path)
     if not audio.isfinite().all():
         raise ValueError("it holds samples that are not finite numbers")
-    seconds = audio.shape[-1] / sample_rate
+    windows, wanted = windows_for(predictor, audio, sample_rate)
+    return Track(path, windows, wanted, audio.shape[-1] / sample_rate)
+
+
+def windows_for(predictor: Predictor, audio: Tensor, sample_rate: int) -> tuple[list[Tensor], int]:
+    """Windows of audio [C, S] as a predictor takes them, mono and at its sample rate; and that rate in Hz."""
+    from audiocraft.data.audio_utils import convert_audio
+
     wanted = predictor.sample_rate or sample_rate
     mono = convert_audio(audio, sample_rate, wanted, 1)[0]
-    return Track(path, cut_windows(mono, wanted, predictor.window, predictor.hop), wanted, seconds)
+    return cut_windows(mono, wanted, predictor.window, predictor.hop), wanted
+
+
+def score_clip(predictor: Predictor, audio: Tensor, sample_rate: int) -> Tensor:
+    """p-MOS [K] of the windows of audio [C, S], on the CPU."""
+    windows, wanted = windows_for(predictor, audio, sample_rate)
+    return predictor.score(torch.stack(windows), wanted).cpu()
 
 
 def cut_windows(audio: Tensor, sample_rate: int, window: float, hop: float) -> list[Tensor]:
