@@ -155,7 +155,7 @@ class MaskedDiffusionTransformer(nn.Module):
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """Draw new weights as the published code does, from PyTorch's default generator."""
+        """Draw new weights as the published code does but for the levels, from PyTorch's default generator."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -167,7 +167,7 @@ class MaskedDiffusionTransformer(nn.Module):
         for name in ("time_embed.mlp.0", "time_embed.mlp.2", "modulation.1", "context_embed"):
             nn.init.normal_(self.get_parameter(f"{name}.weight"), std=0.02)
         if "clip" in self.quality:
-            nn.init.normal_(self.get_parameter("quality_embed.clip.weight"))
+            cast(LevelEmbedding, self.quality_embed["clip"]).draw_in_order()
         for name, parameter in self.named_parameters():
             if name.endswith("cross_attn.proj.weight") or name == "final_layer.linear.weight":
                 nn.init.zeros_(parameter)  # the text's influence and the output start at zero

@@ -173,6 +173,18 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A cut at a part (0 to 1) of the way from the worst to the best p-MOS, but for 2 % of the tracks at each end."""
+
+    part: float
+
+    def value(self, statistics: QualityStatistics) -> float:
+        """The smallest p-MOS that belongs to the upper class."""
+        worst, best = statistics.quantile(0.02), statistics.quantile(0.98)
+        return worst + self.part * (best - worst)
+
+
+@dataclass(frozen=True)
 class Preset:
     """A rule before it meets a data set: four cuts between the levels, two between the prefix words."""
 
@@ -186,6 +198,8 @@ PRESETS: dict[str, Preset] = {
     "official": Preset((Sigma(-2), Sigma(-1), Sigma(1), Sigma(2)), (Sigma(-1.25, above=True), Sigma(1.25))),
     "paper": Preset((Sigma(-1), Sigma(0), Sigma(0, above=True), Sigma(1)), (Sigma(-2), Sigma(2, above=True))),
     "quantile": Preset((Share(0.2), Share(0.4), Share(0.6), Share(0.8)), (Share(0.2), Share(0.8))),
+    # Equal steps of p-MOS: where many tracks are about equally good, equal shares would tell apart what nobody hears.
+    "even": Preset((Part(0.2), Part(0.4), Part(0.6), Part(0.8)), (Part(0.2), Part(0.8))),
 }
 
 

@@ -83,6 +83,15 @@ def test_paper_prefix_excludes_its_boundaries():
     ]
 
 
+def test_even_levels_are_equal_steps():
+    scores = [1.0, 1.5, *[4.8] * 96, 5.0, 4.9]  # most tracks alike: equal shares could not be told apart
+    rule = level_rule("even", QualityStatistics.from_scores(np.linspace(1, 5, 101).tolist(), "test", "1"))
+    assert np.allclose(rule.boundaries, 1.08 + 3.84 * np.array([0.2, 0.4, 0.6, 0.8]))
+    assert rule.word_boundaries == (rule.boundaries[0], rule.boundaries[3])
+    skewed = level_rule("even", QualityStatistics.from_scores(scores, "test", "1"))
+    assert skewed.level(4.85) == 5 and skewed.level(1.2) == 1 and skewed.level(3.0) < 4
+
+
 def test_quantile_levels_are_equal_shares():
     scores = np.random.default_rng(0).beta(8, 3, 1000) * 4 + 1
     rule = level_rule("quantile", QualityStatistics.from_scores(scores, "test", "1"))
@@ -92,7 +101,7 @@ def test_quantile_levels_are_equal_shares():
 @pytest.mark.parametrize("preset", PRESETS)
 @given(first=PMOS, second=PMOS, statistics=STATISTICS)
 def test_rules_are_total_and_never_fall(preset, first, second, statistics):
-    assume(preset != "quantile" or len(set(statistics.quantiles)) == len(statistics.quantiles))
+    assume(preset not in ("quantile", "even") or len(set(statistics.quantiles)) == len(statistics.quantiles))
     rule = level_rule(preset, statistics)
     low, high = sorted((first, second))
     assert rule.levels([low, high]) == sorted(rule.levels([low, high]))
@@ -103,7 +112,7 @@ def test_rules_are_total_and_never_fall(preset, first, second, statistics):
 @pytest.mark.parametrize("preset", PRESETS)
 @given(statistics=STATISTICS)
 def test_boundaries_are_exact(preset, statistics):
-    assume(preset != "quantile" or len(set(statistics.quantiles)) == len(statistics.quantiles))
+    assume(preset not in ("quantile", "even") or len(set(statistics.quantiles)) == len(statistics.quantiles))
     rule = level_rule(preset, statistics)
     assert rule.levels(rule.boundaries) == [2, 3, 4, 5]
     assert rule.levels(map(below, rule.boundaries)) == [1, 2, 3, 4]
@@ -112,7 +121,7 @@ def test_boundaries_are_exact(preset, statistics):
 @pytest.mark.parametrize("preset", PRESETS)
 @given(statistics=STATISTICS)
 def test_the_centre_of_a_level_has_that_level_and_the_ends_say_low_and_high(preset, statistics):
-    assume(preset != "quantile" or len(set(statistics.quantiles)) == len(statistics.quantiles))
+    assume(preset not in ("quantile", "even") or len(set(statistics.quantiles)) == len(statistics.quantiles))
     rule = level_rule(preset, statistics)
     assert [rule.level(rule.centre(level)) for level in LEVELS] == list(LEVELS)
     words = [rule.level_prefix(level) for level in LEVELS]
@@ -130,7 +139,7 @@ def test_constant_scores_are_in_the_middle():
 
 
 def test_unknown_preset_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'thirds'.*official, paper, quantile"):
+    with pytest.raises(ValueError, match="'thirds'.*official, paper, quantile, even"):
         level_rule("thirds", PUBLISHED)
 
 

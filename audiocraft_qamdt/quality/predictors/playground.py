@@ -20,7 +20,7 @@ class PlaygroundJudge:
     """
 
     name = "playground"
-    version = VERSION
+    version = f"{VERSION}.1"  # weights, and how severities become a score
     sample_rate = SAMPLE_RATE
     window = 1.0
     hop = 0.5
@@ -31,7 +31,7 @@ class PlaygroundJudge:
 
     @torch.no_grad()
     def score(self, audio: Tensor, sample_rate: int) -> Tensor:
-        """p-MOS of each window, 5 minus 4 times the severity of its worst fault.
+        """p-MOS of each window, 1 plus 4 times what its faults leave: each takes its severity's share of the rest.
 
         Args:
             audio: mono windows [B, S] at 16 kHz.
@@ -41,4 +41,5 @@ class PlaygroundJudge:
         """
         audio = audio.to(self.device, torch.float32)
         power = audio.square().mean(1, keepdim=True).clamp(min=1e-10)
-        return 5 - 4 * self.classifier(audio / power.sqrt()).severities.amax(1).clamp(0, 1)
+        severities = self.classifier(audio / power.sqrt()).severities.clamp(0, 1)  # [B, faults]
+        return 1 + 4 * (1 - severities).prod(1)
