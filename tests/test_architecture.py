@@ -53,6 +53,9 @@ LEVELS = [
     ("app", 6),
     ("demo", 8),
     ("report", 8),
+    ("overrides", 0),
+    ("local_runs", 0),
+    ("local_grid", 1),
     ("commands", 9),
     ("cli", 10),
 ]
