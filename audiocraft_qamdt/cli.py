@@ -6,11 +6,11 @@ import argparse
 import logging
 import sys
 
-from .commands import annotate, app, captions, data, demo, evaluate, generate, models, quality_curve, report
+from .commands import annotate, app, captions, data, demo, evaluate, generate, grid, models, quality_curve, report
 
 logger = logging.getLogger("qamdt")
 
-TOPICS = [data, annotate, captions, generate, app, evaluate, quality_curve, report, models, demo]
+TOPICS = [data, annotate, captions, generate, app, evaluate, quality_curve, grid, report, models, demo]
 """Modules whose `add_parsers(commands)` adds subcommands, in the order that `--help` lists them."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing as tp
 from pathlib import Path
 
@@ -94,6 +95,63 @@ def quality_curves(curves: dict[str, dict[str, tp.Any]], judge: str, path: str |
             ax.set_xlabel(f"{labels[name]} (rank correlation {curve['rank_correlation']:.2f})", color=color)
         axes.set_ylabel(f"quality judged by {judge}")
         axes.grid(alpha=0.3)
+
+
+class Point(tp.NamedTuple):
+    """A mean at a place on the x axis.
+
+    Args:
+        at: the place; the middle of `span`.
+        mean: the value.
+        deviation: half the length of its error bar; None = it has none.
+        span: width of what it stands for on the x axis.
+    """
+
+    at: float
+    mean: float
+    deviation: float | None
+    span: float = 0.0
+
+
+def error_lines(series: tp.Mapping[str, tp.Sequence[Point]], path: str | Path, *, xlabel: str, title: str) -> None:
+    """Means with error bars of ±1 deviation, a line for each series.
+
+    Args:
+        series: points by the name of their line, from left to right.
+        path: PNG to write.
+    """
+    with _figure(path, (4.6, 3.4)) as axes:
+        for name, points in series.items():
+            at, mean, deviation, span = zip(*points, strict=True)
+            bars = [math.nan if value is None else value for value in deviation]  # NaN is not drawn
+            across = [value / 2 for value in span] if any(span) else None
+            axes.errorbar(at, mean, bars, across, marker="o", markersize=4, capsize=3, label=name)
+        axes.set(xlabel=xlabel)
+        axes.set_title(title, fontsize=8)
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
+
+
+def error_bars(
+    bars: tp.Mapping[str, tuple[float, float | None]], path: str | Path, *, title: str, best: float | None = None
+) -> None:
+    """A bar for each mean, with an error bar of ±1 deviation.
+
+    Args:
+        bars: mean and deviation (None = there is none) by name.
+        path: PNG to write.
+        best: the mean whose bar stands out.
+    """
+    with _figure(path, (4.6, 1.2 + 0.3 * len(bars))) as axes:
+        values = [mean for mean, _ in bars.values()]
+        deviations = [math.nan if deviation is None else deviation for _, deviation in bars.values()]
+        colors = ["tab:orange" if mean == best else "tab:blue" for mean in values]
+        axes.barh(list(bars), values, xerr=deviations, color=colors, alpha=0.7, capsize=3)
+        axes.invert_yaxis()  # the first on top
+        axes.tick_params(labelsize=8)
+        axes.set_title(title, fontsize=8)
+        axes.grid(alpha=0.3, axis="x")
 
 
 class _figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import json
@@ -14,32 +13,17 @@ from pathlib import Path
 import soundfile
 import torch
 
-from . import plots
+from . import pages, plots
 from .builders import get_level_rule, get_quality_statistics
-from .data.manifest import replacing
-from .metrics.base import safe
+from .metrics.base import evaluations, safe
 from .quality.levels import LevelRule
 
 logger = logging.getLogger(__name__)
 
 PAGE = "report.html"
-HIDDEN = ("duration", "padded", "unscored")  # of the data and the machine, not of the model
 SMALL = (4.6, 3.0)  # inches
 UNKNOWN = "unknown"
 FORMATS = (".wav", ".mp3", ".ogg", ".flac")  # what AudioCraft writes
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
-h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; } code { background: #f3f3f3; padding: .1em .3em; }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); gap: 1rem; }
-figure { margin: 0; border: 1px solid #ddd; border-radius: 6px; padding: .6rem; overflow: hidden; }
-figure img, .plots img { width: 100%; } .plots { margin: 1rem 0; }
-audio { width: 100%; height: 2.2rem; } figcaption { font-size: .85rem; }
-.scroll { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-size: .85rem; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #e5e5e5; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-"""
 
 
 @dataclass
@@ -140,20 +124,12 @@ def write_report(runs: list[Run], out: Path, *, samples_per_level: int = 4) -> P
     out.mkdir(parents=True, exist_ok=True)
     title = f"QA-MDT: {', '.join(run.name for run in runs)}"
     parts = [f"<h1>{html.escape(title)}</h1>", *map(_summary, runs)]
-    parts += ["<h2>Loss</h2>", _plots([_loss(runs, out)])]
-    parts += ["<h2>Metrics by epoch</h2>", _plots(_metrics(runs, out)), *map(_table, runs)]
+    parts += ["<h2>Loss</h2>", pages.pictures([_loss(runs, out)])]
+    parts += ["<h2>Metrics by epoch</h2>", pages.pictures(_metrics(runs, out)), *map(_table, runs)]
     for run in runs:
         parts += [f"<h2>Samples of {html.escape(run.name)} by quality level</h2>"]
         parts += _samples(run, out, samples_per_level)
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
-    )
-    with replacing(out / PAGE) as part:
-        part.write_text(page, encoding="utf-8")
+    pages.write_page(out / PAGE, title, parts)
     return out / PAGE
 
 
@@ -169,22 +145,12 @@ def _loss(runs: list[Run], out: Path) -> Path:
     return out / "loss.png"
 
 
-def _evaluations(run: Run) -> dict[int, dict[str, float]]:
-    """Epoch → what was evaluated, for the epochs that were."""
-    measured = ((epoch, stages.get("evaluate", {})) for epoch, stages in enumerate(run.history, 1))
-    return {
-        epoch: {key: value for key, value in values.items() if key not in HIDDEN}
-        for epoch, values in measured
-        if values
-    }
-
-
 def _metrics(runs: list[Run], out: Path) -> list[Path]:
     """A plot for each metric that some run has of more than one epoch."""
     drawn = []
-    names = {key: None for run in runs for values in _evaluations(run).values() for key in values}
+    names = {key: None for run in runs for values in evaluations(run.history).values() for key in values}
     for name in names:
-        if all(sum(name in values for values in _evaluations(run).values()) < 2 for run in runs):
+        if all(sum(name in values for values in evaluations(run.history).values()) < 2 for run in runs):
             continue
         drawn.append(out / f"metric_{safe(name.replace('/', '-'))}.png")
         histories = {run.name if len(runs) > 1 else "": run.history for run in runs}
@@ -193,25 +159,17 @@ def _metrics(runs: list[Run], out: Path) -> list[Path]:
 
 
 def _table(run: Run) -> str:
-    evaluations = _evaluations(run)
-    if not evaluations:
+    measured = evaluations(run.history)
+    if not measured:
         return f"<p>{html.escape(run.name)} was not evaluated.</p>"
-    names = list(dict.fromkeys(key for values in evaluations.values() for key in values))
-    head = "".join(f"<th>epoch {epoch}</th>" for epoch in evaluations)
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td>{''.join(_cell(values.get(name)) for values in evaluations.values())}</tr>"
-        for name in names
-    )
-    return f'<div class="scroll"><table><tr><th>{html.escape(run.name)}</th>{head}</tr>{rows}</table></div>'
+    names = list(dict.fromkeys(key for values in measured.values() for key in values))
+    head = [run.name, *(f"epoch {epoch}" for epoch in measured)]
+    rows = ([pages.Cell(name), *(_cell(values.get(name)) for values in measured.values())] for name in names)
+    return pages.html_table(head, rows)
 
 
-def _cell(value: float | None) -> str:
-    return "<td></td>" if value is None else f"<td>{value:.4g}</td>"
-
-
-def _plots(paths: list[Path]) -> str:
-    images = "".join(f'<img src="{_embed(path.read_bytes(), "image/png")}" alt="{path.stem}">' for path in paths)
-    return f'<div class="grid plots">{images}</div>'
+def _cell(value: float | None) -> pages.Cell:
+    return pages.Cell("" if value is None else f"{value:.4g}")
 
 
 def _samples(run: Run, out: Path, count: int) -> tp.Iterator[str]:
@@ -231,11 +189,7 @@ def _figure(sample: Sample, out: Path, name: str) -> str:
     flac = io.BytesIO()
     soundfile.write(flac, audio, sample_rate, format="FLAC")
     return (
-        f'<figure><img src="{_embed(picture.read_bytes(), "image/png")}" alt="spectrogram">'
-        f'<audio controls preload="metadata" src="{_embed(flac.getvalue(), "audio/flac")}"></audio>'
+        f'<figure><img src="{pages.embed(picture.read_bytes(), "image/png")}" alt="spectrogram">'
+        f'<audio controls preload="metadata" src="{pages.embed(flac.getvalue(), "audio/flac")}"></audio>'
         f"<figcaption>{html.escape(sample.description or 'no description')}</figcaption></figure>"
     )
-
-
-def _embed(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

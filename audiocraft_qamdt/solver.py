@@ -150,6 +150,12 @@ class QAMDTSolver(MusicGenSolver):
 
     # ---- restoring and saving
 
+    def run(self) -> None:
+        """Train to the last epoch; killed between an epoch's checkpoint and its history, the history is made good."""
+        super().run()
+        if flashy.distrib.is_rank_zero():
+            self.xp.link.update_history(self.history)
+
     def restore(self, *args: tp.Any, **kwargs: tp.Any) -> bool:
         restored = super().restore(*args, **kwargs)
         self._use_statistics()

@@ -26,6 +26,7 @@ LEVELS = [
     ("latents.chunks", 1),
     ("latents", 0),
     ("plots", 1),
+    ("pages", 1),
     ("shards", 1),
     ("laion", 0),
     ("rerank", 1),
@@ -53,8 +54,13 @@ LEVELS = [
     ("app", 6),
     ("demo", 8),
     ("report", 8),
-    ("commands", 9),
-    ("cli", 10),
+    ("overrides", 0),
+    ("local_runs", 0),
+    ("local_grid", 1),
+    ("sweeps", 8),
+    ("grid_report", 9),
+    ("commands", 10),
+    ("cli", 11),
 ]
 TORCH_ONLY = ("models", "diffusion", "latents.codec", "latents.mdct", "latents.mel_vae", "randomness")
 ALLOWED = {"torch", "numpy", "diffusers", "transformers", "safetensors", "librosa"}

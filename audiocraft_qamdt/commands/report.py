@@ -1,4 +1,4 @@
-"""`qamdt report`: what experiments came to, as one HTML page."""
+"""`qamdt report`: what experiments came to, or the arms of a grid, as one HTML page."""
 
 from __future__ import annotations
 
@@ -9,16 +9,42 @@ from .output import say
 
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
-    report = commands.add_parser("report", help="losses, metrics and samples of experiments as one HTML page")
-    report.add_argument("signatures", nargs="+", help="Dora signatures, e.g. 3f2a9c41")
+    report = commands.add_parser(
+        "report", help="losses, metrics and samples of experiments, or a grid's table over seeds, as one HTML page"
+    )
+    report.add_argument("signatures", nargs="*", help="Dora signatures, e.g. 3f2a9c41")
+    report.add_argument("--grid", metavar="NAME", help="a grid that was started, e.g. qamdt.mask_ratio")
     report.add_argument("--out", type=Path, default=Path("report"), help="folder for report.html and its pictures")
     report.add_argument("--samples", type=int, default=4, help="clips of each quality level and experiment")
+    report.add_argument(
+        "--baseline", metavar="ARM", help="with --grid: compare with this arm (its name, or a part that no other has)"
+    )
+    report.add_argument("--unfinished", action="store_true", help="with --grid: count runs that are not finished, too")
     report.set_defaults(run=_report)
 
 
 def _report(args: argparse.Namespace) -> int:
+    if bool(args.signatures) == bool(args.grid):
+        raise ValueError("report: give signatures, or --grid NAME, and not both")
+    return _report_grid(args) if args.grid else _report_runs(args)
+
+
+def _report_runs(args: argparse.Namespace) -> int:
     from ..report import find_run, write_report
 
+    if args.baseline or args.unfinished:
+        raise ValueError("report: --baseline and --unfinished are about the arms of a grid: give --grid NAME")
     runs = [find_run(signature) for signature in args.signatures]
     say([str(write_report(runs, args.out, samples_per_level=args.samples))])
+    return 0
+
+
+def _report_grid(args: argparse.Namespace) -> int:
+    from ..grid_report import markdown, write_grid_report
+    from ..sweeps import find_grid, make_sweep
+
+    sweep = make_sweep(args.grid, find_grid(args.grid), unfinished=args.unfinished)
+    written = write_grid_report(sweep, args.out, baseline=args.baseline)
+    reference = sweep.arm(args.baseline) if args.baseline else None
+    say([*markdown(sweep, reference), *map(str, (written.text, written.table, written.runs, written.page))])
     return 0

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import typing as tp
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+
+HIDDEN = ("duration", "padded", "unscored")
+"""What an evaluate stage logs of the data and the machine, not of the model."""
 
 SumOverRanks = Callable[[Tensor], Tensor]
 """Adds a float64 tensor up over all processes; every process gets the sum."""
@@ -233,6 +237,23 @@ class Number:
         condition = f"best{self.best_of}_seed{self.seed}" if self.best_of is not None else ""
         parts = (measured, "_".join(filter(None, (self.reference, f"n{self.clips}"))), condition)
         return "/".join(safe(part) for part in parts if part)
+
+
+def comparable(key: str) -> str:
+    """The key of a `Number` without the seed of the noise: one column for runs that repeat each other."""
+    return re.sub(r"/(best\d+)_seed\w+$", r"/\1", key)
+
+
+def evaluations(history: Sequence[Mapping[str, tp.Any]]) -> dict[int, dict[str, float]]:
+    """Epoch → what its evaluate stage measured, for the epochs that have one.
+
+    Args:
+        history: Dora's, metrics by stage for each epoch.
+    """
+    measured = ((epoch, stages.get("evaluate") or {}) for epoch, stages in enumerate(history, 1))
+    return {
+        epoch: {key: value for key, value in found.items() if key not in HIDDEN} for epoch, found in measured if found
+    }
 
 
 def safe(text: str) -> str:

@@ -70,6 +70,13 @@ def _named(metric: str, network: str) -> str:
 AUDIOCRAFT_QUANTITIES = ("fad", "kld", "kld_pq", "kld_qp", "kld_both", "text_consistency", "chroma_cosine")
 """What AudioCraft's metrics log; those names alone are kept too, for grids that read them."""
 
+MORE_IS_BETTER: dict[str, bool] = {
+    **dict.fromkeys(("loss", "fad", "kld", "kld_pq", "kld_qp", "kld_both", "frechet", "frechet_inf"), False),
+    **dict.fromkeys(("kl", "kl_reverse", "kl_both", "silent", "clipped", "rtf"), False),
+    **dict.fromkeys(("text_consistency", "chroma_cosine", "inception", "clap", "pmos"), True),
+}
+"""Quantity → which way is better, of all that metrics and the validation loss give. Open to registration."""
+
 METRICS: dict[str, Callable[[str, Setup], Metric]] = {
     # AudioCraft's, under AudioCraft's flags
     "fad": _audiocraft("fad"),
@@ -101,6 +108,13 @@ def build_metrics(switches: Mapping[str, tp.Any], setup: Setup) -> list[Metric]:
     if unknown:
         raise ValueError(f"unknown metric {', '.join(sorted(unknown))}: choose from {', '.join(METRICS)}")
     return [METRICS[name](argument, setup) for name, value in switches.items() for argument in _arguments(value)]
+
+
+def more_is_better(key: str) -> bool | None:
+    """Which way a number that was logged under this key is better; None = nobody said."""
+    name = key.split("/")[0]
+    known = [quantity for quantity in MORE_IS_BETTER if f"{name}_".startswith(f"{quantity}_")]
+    return MORE_IS_BETTER[max(known, key=len)] if known else None
 
 
 def _arguments(value: tp.Any) -> list[str]:

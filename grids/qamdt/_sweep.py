@@ -1,0 +1,82 @@
+"""What the grids of this folder have in common: recipe, data set, seeds and evaluation, from the environment.
+
+QAMDT_SOLVER      recipe (default: qamdt/playground)
+QAMDT_DSET        data set (default: the recipe's own)
+QAMDT_SEEDS       values of `seed` (default: 0,1,2)
+QAMDT_ARGS        more overrides for every run, e.g. "optim.epochs=1 num_threads=1"
+QAMDT_EVALUATION  file of config/solver/qamdt/evaluation that the last epoch measures with (default: playground for the
+                  recipes that need no downloads, objective_eval for the others)
+QAMDT_FROM        grids that only evaluate: signatures of trained runs, separated by commas
+QAMDT_MODELS      pretrained_eval: exports, checkpoints, hub ids or //sig/<signature>, separated by commas
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+from dora.explore import Launcher
+from dora.log import fatal
+
+SMALL = ("qamdt/playground", "qamdt/debug")
+NO_QUALITY = ["conditioner=qamdt/none", "generate.quality=null"]
+"""A model that knows text alone, and is asked for nothing else."""
+
+
+def listed(name: str, default: str = "") -> list[str]:
+    """Values of an environment variable, separated by commas."""
+    return [part.strip() for part in os.environ.get(name, default).split(",") if part.strip()]
+
+
+def recipe() -> list[str]:
+    """Overrides of every run: it is evaluated at the end, and asked for the best quality."""
+    solver, dset = os.environ.get("QAMDT_SOLVER", SMALL[0]), os.environ.get("QAMDT_DSET")
+    evaluation = os.environ.get("QAMDT_EVALUATION", "playground" if solver in SMALL else "objective_eval")
+    return [
+        f"solver={solver}",
+        f"solver/qamdt/evaluation={evaluation}",
+        *([f"dset={dset}"] if dset else []),
+        "generate.quality=5",
+        *shlex.split(os.environ.get("QAMDT_ARGS", "")),
+    ]
+
+
+def sweep(launcher: Launcher, *arms: list[str]) -> None:
+    """Launch every arm with every seed, as one job array; the first seed of all arms comes first.
+
+    A value that is the recipe's own does not change a signature: what several grids have in common is trained once.
+
+    Args:
+        launcher: its own overrides come before the recipe's.
+        arms: overrides of each.
+    """
+    with launcher.job_array():
+        for seed in listed("QAMDT_SEEDS", "0,1,2"):
+            for arm in arms:
+                launcher(*recipe(), f"seed={seed}", *arm)
+
+
+def evaluate(launcher: Launcher, sources: list[tuple[list[str], str]], *arms: list[str]) -> None:
+    """Launch only the evaluation of trained models, with the overrides of every arm.
+
+    Args:
+        launcher: its own overrides come before a model's.
+        sources: each model's overrides, and what `continue_from` names it.
+        arms: overrides of each evaluation.
+    """
+    if not sources:
+        fatal("this grid evaluates trained models: name their signatures in QAMDT_FROM, or models in QAMDT_MODELS")
+    with launcher.job_array():
+        for argv, source in sources:
+            for arm in arms:
+                launcher(*argv, f"continue_from={source}", "execute_only=evaluate", *arm)
+
+
+def trained(launcher: Launcher, signature: str) -> tuple[list[str], str]:
+    """Overrides of a trained run, with those of the environment after them, and its name for `continue_from`."""
+    signature = signature.removeprefix("//sig/")
+    try:
+        argv = list(launcher._main.get_argv_from_sig(signature))
+    except RuntimeError:
+        fatal(f"no experiment {signature} in {launcher._main.dora.dir}: check QAMDT_FROM and AUDIOCRAFT_DORA_DIR")
+    return [*argv, *shlex.split(os.environ.get("QAMDT_ARGS", ""))], f"//sig/{signature}"

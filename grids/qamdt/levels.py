@@ -1,0 +1,11 @@
+"""How p-MOS becomes five levels: the published code's thresholds, the paper's formula, or five equal shares."""
+
+from __future__ import annotations
+
+from ._explorers import QAMDTExplorer
+from ._sweep import sweep
+
+
+@QAMDTExplorer
+def explorer(launcher):
+    sweep(launcher, *([f"quality.rule={rule}"] for rule in ("official", "paper", "quantile")))
