@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
+CLAIM ?= claim
+JOBS ?= 2
 AUDIOCRAFT = 1.3.0
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: install demo test lint clean
+.PHONY: install demo claim test lint clean
 
 install: $(STAMP)
 
@@ -24,6 +26,14 @@ $(STAMP): requirements.txt setup.cfg Makefile
 
 demo: install
 	$(BIN)/qamdt demo --out $(DEMO)
+
+# Resumable: interrupt it at any time and call it again. JOBS experiments at once, each with its share of the cores.
+claim: install
+	$(BIN)/qamdt playground egs/claim/music --tracks 1200
+	$(BIN)/qamdt playground egs/claim/clean --tracks 128 --degraded 0 --seed 2 --splits evaluate=1
+	for split in train valid; do $(BIN)/qamdt annotate egs/claim/music/$$split || exit 1; done
+	QAMDT_DSET=claim $(BIN)/qamdt grid qamdt.claim --jobs $(JOBS)
+	$(BIN)/qamdt report --grid qamdt.claim --baseline conditioner=qamdt/none --out $(CLAIM)
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)

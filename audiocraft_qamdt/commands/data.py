@@ -24,7 +24,17 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     playground.add_argument("--seed", type=int, default=0)
     playground.add_argument("--sample-rate", type=int, default=16000)
     playground.add_argument("--degraded", type=float, default=0.7, help="share of the tracks that are not clean")
+    playground.add_argument(
+        "--splits", type=_splits, help="share of each split, e.g. evaluate=1; default: train=0.7, the others 0.1 each"
+    )
     playground.set_defaults(run=_playground)
+
+
+def _splits(text: str) -> dict[str, float]:
+    try:
+        return {name: float(share) for name, share in (part.split("=") for part in text.split(","))}
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: give NAME=SHARE,NAME=SHARE") from error
 
 
 def _manifest(args: argparse.Namespace) -> int:
@@ -38,7 +48,7 @@ def _manifest(args: argparse.Namespace) -> int:
 
 
 def _playground(args: argparse.Namespace) -> int:
-    from ..playground.dataset import make_dataset
+    from ..playground.dataset import SPLITS, make_dataset
 
     make_dataset(
         args.folder,
@@ -47,6 +57,7 @@ def _playground(args: argparse.Namespace) -> int:
         seed=args.seed,
         sample_rate=args.sample_rate,
         degraded=args.degraded,
+        splits=args.splits or SPLITS,
     )
     say([f"{args.folder}: ready for dset=playground"])
     return 0
