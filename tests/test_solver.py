@@ -217,7 +217,7 @@ BAD = {
     "unknown codec": (["latents.codec=opus"], "latents.codec='opus' is unknown: choose one of mdct, encodec, mel_vae"),
     "codec without weights": (["latents.codec=mel_vae"], "latents.mel_vae: set checkpoint"),
     "unknown mask": (["masking.kind=stripes"], "stripes.*random"),
-    "patches": (["mdt.patch=[4,32]"], "patch"),
+    "patches": (["mdt.patch=[4,64]"], "patch"),
     "overlap": (["mdt.overlap=[4,0]"], "overlap"),
     "heads": (["mdt.num_heads=3"], "num_heads"),
     "rule": (["quality.rule=best"], "best.*official"),
