@@ -1,4 +1,4 @@
-"""How p-MOS becomes five levels: the published code's thresholds, the paper's formula, or five equal shares."""
+"""How p-MOS becomes five levels: the published code's thresholds, the paper's formula, five equal shares, or equal steps."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from ._sweep import sweep
 
 @QAMDTExplorer
 def explorer(launcher):
-    sweep(launcher, *([f"quality.rule={rule}"] for rule in ("official", "paper", "quantile")))
+    sweep(launcher, *([f"quality.rule={rule}"] for rule in ("official", "paper", "quantile", "even")))
