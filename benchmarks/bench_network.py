@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
 
 from audiocraft_qamdt.diffusion.guidance import Guidance, guided
 from audiocraft_qamdt.diffusion.objective import DiffusionObjective, NoiseSchedule
 from audiocraft_qamdt.diffusion.samplers import sample
+from audiocraft_qamdt.models.compiling import compiled
 from audiocraft_qamdt.models.masking import draw_mask
 from audiocraft_qamdt.models.mdt import MaskedDiffusionTransformer
 
@@ -70,7 +69,7 @@ def forward(size: str, settings: Settings) -> Work:
     given = conditions(model, batch, settings)
     x = torch.randn(batch, *LATENTS, device=settings.device)
     t = torch.randint(1000, (batch,), device=settings.device)
-    predict: Callable[..., Tensor] = torch.compile(model, mode=settings.compile) if settings.compile else model
+    predict = compiled(model, settings.compile)
 
     def run() -> None:
         with torch.no_grad(), autocast(settings):
@@ -89,7 +88,7 @@ def step(size: str, ratio: float, settings: Settings) -> Work:
     mask = draw_mask("random", batch, grid, ratio, generator, settings.device)
     objective = DiffusionObjective(NoiseSchedule()).to(settings.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    predict: Callable[..., Tensor] = torch.compile(model, mode=settings.compile) if settings.compile else model
+    predict = compiled(model, settings.compile)
 
     def run() -> None:
         noise = torch.randn(latents.shape, generator=generator, device=settings.device)
@@ -109,7 +108,7 @@ def sampling(size: str, steps: int, settings: Settings) -> Work:
     model = network(size, settings).eval()
     conditional, unconditional = conditions(model, 1, settings), conditions(model, 1, settings)
     noise = torch.randn(1, *LATENTS, device=settings.device)
-    predict: Callable[..., Tensor] = torch.compile(model, mode=settings.compile) if settings.compile else model
+    predict = compiled(model, settings.compile)
 
     def prepare(given: dict[str, Any]) -> dict[str, Any]:
         context = model.project_context(given["context"], given["context_mask"])
