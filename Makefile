@@ -8,7 +8,7 @@ AUDIOCRAFT = 1.3.0
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: install demo claim test lint clean
+.PHONY: install demo claim test lint bench clean
 
 install: $(STAMP)
 
@@ -41,6 +41,10 @@ test: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Minutes of work on an idle machine; not part of the tests. BENCH="--only small" and so on: `python -m benchmarks --help`.
+bench: install
+	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
 	rm -rf $(VENV) $(DEMO)

@@ -205,6 +205,23 @@ def get_model(cfg: DictConfig, codec: LatentCodec) -> QAMDTModel:
     return QAMDTModel(backbone, provider, get_fuser(cfg.fuser)).to(cfg.device)
 
 
+# ---- optimisation
+
+
+def get_optimizer(model: torch.nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
+    """AudioCraft's optimiser of an `optim` config; Adam and AdamW in one kernel where the device has it.
+
+    `optim.adam.fused` can be added to say otherwise.
+    """
+    device = next(model.parameters()).device.type
+    if cfg.optimizer in ("adam", "adamw") and device in ("cpu", "cuda"):
+        cfg = cfg.copy()
+        with open_dict(cfg):
+            cfg.adam = {"fused": True, **cfg.adam}
+    groups = audiocraft_solver_builders.get_optim_parameter_groups(model)
+    return audiocraft_solver_builders.get_optimizer(groups, cfg)
+
+
 # ---- diffusion
 
 

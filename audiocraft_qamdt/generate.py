@@ -44,7 +44,13 @@ class QAMDT(Pipeline):
     progress_callback: Progress | None = None
 
     @classmethod
-    def get_pretrained(cls, name: str, device: str | None = None, dtype: str | torch.dtype | None = None) -> QAMDT:
+    def get_pretrained(
+        cls,
+        name: str,
+        device: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        compile: str | None = None,
+    ) -> QAMDT:
         """Load an export folder, a hub id, a checkpoint, an experiment's folder or a Dora signature (`//sig/<sig>`).
 
         Args:
@@ -52,12 +58,18 @@ class QAMDT(Pipeline):
             device: cpu, cuda or mps; None or "auto" = cuda, else mps, else cpu.
             dtype: precision that the network computes in: float32, bfloat16 or float16; None = float32. Codecs always
                 compute in float32.
+            compile: mode of torch.compile, such as "reduce-overhead", which records CUDA graphs; the first clip of each
+                length then takes longer. None = not compiled.
         """
-        return cls.from_trained(checkpoints.load(name), device, dtype)
+        return cls.from_trained(checkpoints.load(name), device, dtype, compile)
 
     @classmethod
     def from_trained(
-        cls, trained: checkpoints.TrainedModel, device: str | None = None, dtype: str | torch.dtype | None = None
+        cls,
+        trained: checkpoints.TrainedModel,
+        device: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        compile: str | None = None,
     ) -> QAMDT:
         """As `get_pretrained`, of what was read already."""
         precision = _dtype(dtype)
@@ -70,7 +82,8 @@ class QAMDT(Pipeline):
         autocast: tp.Callable[[], AbstractContextManager] = nullcontext
         if precision != torch.float32:
             autocast = functools.partial(torch.autocast, torch.device(cfg.device).type, precision)
-        return cls.from_config(cfg, model.eval(), codec, trained.quality_statistics, autocast=autocast)
+        options: dict[str, tp.Any] = {"autocast": autocast, "compile": compile}
+        return cls.from_config(cfg, model.eval(), codec, trained.quality_statistics, **options)
 
     @classmethod
     def from_config(

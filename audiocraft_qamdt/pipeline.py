@@ -19,6 +19,7 @@ from .diffusion.windows import plan_windows, windowed
 from .latents.chunks import decode_long
 from .latents.codec import LatentCodec
 from .model import QAMDTModel, window_conditions
+from .models.compiling import compiled
 from .quality.attributes import QUALITY
 from .quality.levels import LevelRule
 from .randomness import keyed_seed, noise_like_items
@@ -64,6 +65,7 @@ class Pipeline:
         autocast: context in which the network is evaluated.
         project_context: compute the text's keys and values once per generation (not under FSDP, which shards them).
         load_scorer: from the name of a CLAP model and a device to what candidates are chosen with.
+        compile: mode in which the network is compiled (see `models.compiling`); None = it is not.
     """
 
     def __init__(
@@ -78,8 +80,10 @@ class Pipeline:
         autocast: tp.Callable[[], AbstractContextManager] = nullcontext,
         project_context: bool = True,
         load_scorer: tp.Callable[[str, str], Scorer] = ClapScorer,
+        compile: str | None = None,
     ) -> None:
         self.model = model
+        self.predict = compiled(model, compile)
         self.codec = codec
         self.schedule = schedule
         self.params = params
@@ -190,7 +194,7 @@ class Pipeline:
         return self.prefix and self.rule is not None and item.text[f"{QUALITY}_prefix"] is not None
 
     def _denoiser(self, branches: dict[str, Conditions], layout: Layout) -> Denoise:
-        predict = windowed(self.model, layout.windows, window_conditions) if layout.long else self.model
+        predict = windowed(self.predict, layout.windows, window_conditions) if layout.long else self.predict
         prepare = self.model.project_context if self.project_context else dict
         return guided(predict, guidance=self.params.guidance, prepare=prepare, **branches)
 

@@ -24,6 +24,7 @@ from .generate import QAMDT
 from .latents.compression import LatentCompressionModel
 from .metrics import base, stage, table
 from .model import QAMDTModel
+from .models.compiling import compiled
 from .models.layers import Block
 from .models.masking import TokenMask, draw_mask
 from .randomness import keyed_generator, keyed_seed, seed_libraries
@@ -99,10 +100,12 @@ class QAMDTSolver(MusicGenSolver):
         if self.cfg.fsdp.use:
             if self.cfg.autocast:
                 raise ValueError("fsdp.use=true has its own precision (fsdp.param_dtype): set autocast=false")
+            if self.cfg.compile.train or self.cfg.compile.generate:
+                raise ValueError("fsdp.use=true is not compiled: set compile.train and compile.generate to null")
             self.model = self.wrap_with_fsdp(self.model)  # type: ignore[assignment]
+        self.predict = compiled(self.model, self.cfg.compile.train)
         self.register_ema("model")
-        groups = audiocraft_builders.get_optim_parameter_groups(self.model)
-        self.optimizer = audiocraft_builders.get_optimizer(groups, self.cfg.optim)
+        self.optimizer = builders.get_optimizer(self.model, self.cfg.optim)
         self.lr_scheduler = audiocraft_builders.get_lr_scheduler(self.optimizer, self.cfg.schedule, self.total_updates)
         self.register_stateful("model", "optimizer", "lr_scheduler")
         self.register_best_state("model")
@@ -165,7 +168,11 @@ class QAMDTSolver(MusicGenSolver):
         return restored
 
     def _use_statistics(self) -> None:
-        params = {"autocast": lambda: self.autocast, "project_context": not self.cfg.fsdp.use}
+        params = {
+            "autocast": lambda: self.autocast,
+            "project_context": not self.cfg.fsdp.use,
+            "compile": self.cfg.compile.generate,
+        }
         self.generator = QAMDT.from_config(self.cfg, self.model, self.codec, self.quality_statistics, **params)
 
     def _log_quality_statistics(self) -> None:
@@ -236,7 +243,7 @@ class QAMDTSolver(MusicGenSolver):
         draws = self._draw(idx, latents) if self.is_training else self._draw_fixed(idx, latents)
         noisy = self.objective.add_noise(latents, draws.noise, draws.timesteps)
         with self.autocast:
-            prediction = self.model(noisy, draws.timesteps, mask=draws.mask, **conditions)
+            prediction = self.predict(noisy, draws.timesteps, mask=draws.mask, **conditions)
         loss = self.objective.loss(prediction, latents, draws.noise, draws.timesteps).mean()
         self.deadlock_detect.update("loss")
         if self.is_training:

@@ -11,6 +11,7 @@ import torch
 from audiocraft_qamdt import checkpoints
 
 from .audio_folder import make_folder
+from .models.test_compiling import needs_compiler
 from .runs import TINY, history, solver_in
 
 
@@ -222,6 +223,8 @@ BAD = {
     "heads": (["mdt.num_heads=3"], "num_heads"),
     "rule": (["quality.rule=best"], "best.*official"),
     "unknown dropout": (["+condition_dropout.tempo=0.1"], "condition_dropout.tempo"),
+    "compiled shards": (["fsdp.use=true", "compile.train=default"], "fsdp.use=true is not compiled"),
+    "compile mode": (["compile.generate=fast"], "compile mode 'fast' is unknown"),
     "fuser": (["fuser.sum=[description]", "fuser.cross=[]"], "fuser.sum"),
 }
 
@@ -240,3 +243,26 @@ def test_empty_manifest_is_named(tmp_path):
     with pytest.raises(ValueError, match="datasource.train.*data.jsonl"):
         with solver_in(tmp_path, *argv(tmp_path / "music")):
             pass
+
+
+@pytest.mark.parametrize("optimizer, fused", [("adamw", True), ("adam", True), ("dadam", None)])
+def test_adam_is_fused_unless_told_otherwise(folder, tmp_path, optimizer, fused):
+    with solver_in(tmp_path, *argv(folder, f"optim.optimizer={optimizer}")) as solver:
+        assert solver.optimizer.param_groups[0].get("fused") is fused
+    if fused:
+        plain = ("+optim.adam.fused=false", f"optim.optimizer={optimizer}")
+        with solver_in(tmp_path, *argv(folder, *plain)) as solver:
+            assert solver.optimizer.param_groups[0]["fused"] is False
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_compiled_run_trains_and_generates_like_a_plain_one(folder, tmp_path):
+    losses = []
+    for mode in ("null", "default"):
+        with solver_in(tmp_path / mode, *argv(folder, f"compile.train={mode}", f"compile.generate={mode}")) as solver:
+            solver.run()
+            losses.append([entry["train"]["loss"] for entry in solver.history])
+            clips = solver.generator.generate(["slow piano"], quality=5)
+            assert clips.isfinite().all() and clips.std() > 0
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .linear import Linear, linear
+from .modulation import modulate
 
 Rotary = tuple[Tensor, Tensor]  # cosine and sine of the angles, each [N, d/2], or [B, 1, N, d/2] where items differ
 
@@ -177,9 +178,9 @@ class CrossAttention(nn.Module):
     def _fold(self, k: Tensor, v: Tensor, mask: Tensor | None) -> FoldedText:
         heads, d = k.shape[1], k.shape[3]
         k = k * d**-0.5
-        queries = k @ self.q_linear.weight.unflatten(0, (heads, d))  # [B, heads, L, D]
-        bias = k @ self.q_linear.bias.view(heads, d, 1)  # [B, heads, L, 1]
-        values = v @ self.proj.weight.t().unflatten(0, (heads, d))  # [B, heads, L, D]
+        queries = _by_head(k, self.q_linear.weight.unflatten(0, (heads, d)))  # [B, heads, L, D]
+        bias = _by_head(k, self.q_linear.bias.view(heads, d, 1))  # [B, heads, L, 1]
+        values = _by_head(v, self.proj.weight.t().unflatten(0, (heads, d)))  # [B, heads, L, D]
         # A head's weights sum to one: the output's bias can ride on the values of any one head.
         values = values + F.pad(self.proj.bias.view(1, 1, 1, -1), (0, 0, 0, 0, 0, heads - 1))
         if mask is not None:
@@ -205,6 +206,12 @@ class CrossAttention(nn.Module):
         out = F.scaled_dot_product_attention(q, text.keys, text.values, attn_mask=bias)  # [B, heads, N, d]
         present = text.mask.any(dim=1)[:, None, None]  # [B, 1, 1]
         return x + self.proj(out.transpose(1, 2).flatten(2)) * present  # [B, N, D]
+
+
+def _by_head(x: Tensor, weight: Tensor) -> Tensor:
+    """x [B, heads, L, d] times weight [heads, d, D], as [B, heads, L, D]; `@` would copy the weight for every item."""
+    rows = x.transpose(0, 1).flatten(1, 2)  # [heads, B * L, d]
+    return torch.bmm(rows, weight).unflatten(1, (len(x), -1)).transpose(0, 1)
 
 
 def _never(dtype: torch.dtype) -> float:
@@ -254,11 +261,6 @@ class SwiGLU(nn.Module):
 
 
 FEED_FORWARD: dict[str, type[Mlp] | type[SwiGLU]] = {"gelu": Mlp, "swiglu": SwiGLU}
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without weights of x [B, N, D], scaled and shifted by [B, 1, D] (DiT, arXiv 2212.09748)."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
 
 
 class Block(nn.Module):
