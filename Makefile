@@ -6,7 +6,7 @@ AUDIOCRAFT = 1.3.0
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint bench clean
 
 install: $(STAMP)
 
@@ -31,6 +31,10 @@ test: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Minutes of work on an idle machine; not part of the tests. BENCH="--only small" and so on: `python -m benchmarks --help`.
+bench: install
+	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
 	rm -rf $(VENV) $(DEMO)

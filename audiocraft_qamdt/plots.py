@@ -96,6 +96,21 @@ def quality_curves(curves: dict[str, dict[str, tp.Any]], judge: str, path: str |
         axes.grid(alpha=0.3)
 
 
+def bars(values: tp.Mapping[str, float], path: str | Path, *, xlabel: str) -> None:
+    """Positive values by name, on a logarithmic axis, the first one on top.
+
+    Args:
+        path: PNG to write.
+    """
+    with _figure(path, (8, 1 + 0.3 * len(values))) as axes:
+        drawn = axes.barh(list(values), list(values.values()))
+        axes.bar_label(drawn, fmt="%.3g", padding=3)
+        axes.set(xscale="log", xlabel=xlabel)
+        axes.margins(x=0.15)
+        axes.invert_yaxis()
+        axes.grid(axis="x", alpha=0.3)
+
+
 class _figure:
     """A figure with one pair of axes that is saved under its name when the block ends well."""
 
