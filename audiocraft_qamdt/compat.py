@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 CONFIG_ROOT = Path(__file__).resolve().parent.parent / "config"
 
+# AudioCraft and flashy import these at module level, for conditioners, loggers and melodies that few runs have.
+_SELDOM_USED = ("spacy", "wandb", "librosa.filters")
+
 
 @functools.cache
 def prepare() -> None:
@@ -31,6 +34,8 @@ def prepare() -> None:
     # `audiocraft.metrics.clap_consistency` imports laion_clap at module level, and laion_clap fetches three tokenizers
     # from the hub while it is imported. (importlib's LazyLoader would not do: `inspect` alone triggers it.)
     _import_lazily("laion_clap", then=_read_clap_as_data)
+    for name in _SELDOM_USED:
+        _import_lazily(name)
     # AudioCraft resolves `//sig/...` through `audiocraft.train`, which wants a config folder that its wheel lacks.
     _import_lazily("audiocraft.train", instead="audiocraft_qamdt.train")
     _allow_checkpoint_types()
@@ -58,6 +63,7 @@ class _Deferred(types.ModuleType):
     """An importable module whose attributes come from `load()`, called on the first use of one.
 
     Names with underscores on both sides are not uses: `inspect` asks every module in `sys.modules` for its `__file__`.
+    `__path__` is one: the import of a submodule asks for it.
     """
 
     def __init__(self, name: str, load: tp.Callable[[], types.ModuleType]) -> None:
@@ -66,7 +72,7 @@ class _Deferred(types.ModuleType):
         self.__dict__["_load"] = load
 
     def __getattr__(self, name: str) -> tp.Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name != "__path__":
             raise AttributeError(name)
         return getattr(self.__dict__["_load"](), name)
 
@@ -94,7 +100,7 @@ def _stand_in_for_xformers() -> None:
         memory_efficient_attention=_refuse_xformers,
     )
     package = _Deferred("xformers", _refuse_xformers)
-    package.__dict__["ops"] = ops
+    package.__dict__.update(ops=ops, __path__=[])
     sys.modules.update({"xformers": package, "xformers.ops": ops})
 
 

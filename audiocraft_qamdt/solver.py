@@ -128,7 +128,7 @@ class QAMDTSolver(MusicGenSolver):
         self._cached_batch_loader = LatentBatchLoader(
             Path(cfg.path),
             self.cfg.dataset.batch_size,
-            self.cfg.dataset.num_workers,
+            max(1, self.cfg.dataset.num_workers),  # threads: AudioCraft's loader reads with no fewer than one
             min_length=self.cfg.optim.updates_per_epoch or 1,
         )
         self.dataloaders["original_train"] = self.dataloaders["train"]

@@ -32,13 +32,29 @@ def test_importing_the_package_patches_nothing():
 
 
 def test_audiocraft_and_our_entry_point_import_without_network():
-    """laion-clap fetches tokenizers while it is imported: any attempt to open a connection fails the test."""
+    """laion-clap fetches tokenizers while it is imported: any attempt to open a connection fails the test.
+
+    What takes a second to import and is seldom used is left, too.
+    """
     code = """
 import socket, sys
 def refuse(*args, **kwargs): raise SystemExit(f"network: {args}")
 socket.socket.connect = socket.getaddrinfo = refuse
 import audiocraft_qamdt.train
-assert "laion_clap.hook" not in sys.modules
+assert not {"laion_clap.hook", "spacy.language", "wandb.sdk", "numba"} & set(sys.modules)
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_what_was_left_is_imported_on_use():
+    """By an attribute, and by the import of a submodule."""
+    code = """
+import audiocraft_qamdt.train
+from audiocraft.modules import chroma, conditioners
+import spacy.tokens
+assert chroma.filters.chroma(sr=16000, n_fft=64).shape == (12, 33)
+assert conditioners.spacy.blank("en")("two words")[1].text == "words"
 """
     done = run(code)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 
 from audiocraft_qamdt.diffusion.guidance import Guidance
 from audiocraft_qamdt.generate import QAMDT, blend
+from audiocraft_qamdt.models.layers import cached_rotary_table
 from audiocraft_qamdt.request import item_seeds
 
 from .audio_folder import make_folder
@@ -65,6 +68,25 @@ def test_progress_is_told(model):
     model.set_custom_progress_callback(lambda done, total: seen.append((done, total)))
     model.generate(["piano"], progress=True)
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_text_and_positions_are_computed_once_not_at_every_step(model):
+    """The text encoder for each branch of guidance, its keys and values for all of them, the rotary table at all."""
+    network, calls = model.model.backbone, Counter()
+    watched = {name: part for name, part in network.named_modules() if name.endswith("kv_linear")}
+    watched |= {"blocks": network.in_blocks[0], "embedding": network.context_embed}
+    watched |= {"encoder": model.model.condition_provider.conditioners["description"]}
+    handles = [
+        part.register_forward_hook(lambda *_, name=name: calls.update([name])) for name, part in watched.items()
+    ]
+    cached_rotary_table.cache_clear()
+    model.generate(["piano", "drums"], 5)
+    for handle in handles:
+        handle.remove()
+    expected = dict.fromkeys(watched, 1) | {"encoder": 2, "blocks": model.params.steps}
+    # blocks that run only where tokens are hidden have keys too: they are projected with the others
+    assert calls == expected and len(watched) > 4
+    assert cached_rotary_table.cache_info().misses == 1
 
 
 def test_longer_than_fixed_positions_is_refused(tmp_path):

@@ -182,7 +182,7 @@ def test_cached_latents_train_like_fresh_ones(folder, tmp_path):
     cache = [f"cache.path={tmp_path / 'cache'}"]
     losses = []
     for more in ([], [*cache, "cache.write=true"], cache):
-        with solver_in(tmp_path / f"run{len(losses)}", *argv(folder, "dataset.num_workers=1", *more)) as solver:
+        with solver_in(tmp_path / f"run{len(losses)}", *argv(folder, "dataset.num_workers=0", *more)) as solver:
             solver.run()
             losses.append(history(solver.folder)[0]["train"]["loss"])
     assert losses[0] == losses[1]
