@@ -195,9 +195,7 @@ def _submit(args: argparse.Namespace, work: Callable[[Shard], tp.Any]) -> list[t
         executor = submitit.AutoExecutor(_logs(args), cluster="slurm")
     except RuntimeError as error:
         raise RuntimeError(f"--slurm: there is no SLURM on this machine ({error}); use --shard i/n") from error
-    executor.update_parameters(
-        name=f"qamdt-{args.command}", slurm_stderr_to_stdout=True, **slurm_parameters(args)
-    )
+    executor.update_parameters(name=f"qamdt-{args.command}", slurm_stderr_to_stdout=True, **slurm_parameters(args))
     try:
         with executor.batch():
             return [executor.submit(ShardJob(work, (index, args.slurm))) for index in range(args.slurm)]
