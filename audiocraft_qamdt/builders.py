@@ -187,18 +187,22 @@ def latent_frames(cfg: DictConfig, codec: LatentCodec) -> int:
     return codec.num_frames(round(cfg.dataset.segment_duration * codec.sample_rate))
 
 
-def get_model(cfg: DictConfig, codec: LatentCodec) -> QAMDTModel:
-    """Network and conditioners of a solver config, for the latents of `codec`, on the config's device."""
-    fuser = get_fuser(cfg.fuser)
-    backbone = MaskedDiffusionTransformer(
+def get_backbone(cfg: DictConfig, codec: LatentCodec) -> MaskedDiffusionTransformer:
+    """Network of a solver config, for the latents of `codec`."""
+    return MaskedDiffusionTransformer(
         latent_channels=codec.latent_channels,
         latent_bins=codec.latent_bins,
         latent_frames=latent_frames(cfg, codec),
-        quality=fuser.quality_granularities(),
+        quality=get_fuser(cfg.fuser).quality_granularities(),
         **dict_from_config(cfg.mdt),
     )
+
+
+def get_model(cfg: DictConfig, codec: LatentCodec) -> QAMDTModel:
+    """Network and conditioners of a solver config, for the latents of `codec`, on the config's device."""
+    backbone = get_backbone(cfg, codec)
     provider = get_conditioner_provider(cfg.mdt.context_dim, cfg)
-    return QAMDTModel(backbone, provider, fuser).to(cfg.device)
+    return QAMDTModel(backbone, provider, get_fuser(cfg.fuser)).to(cfg.device)
 
 
 # ---- diffusion

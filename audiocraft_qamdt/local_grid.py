@@ -98,8 +98,7 @@ def grid_names(root: Path) -> list[str]:
 
 class _LocalShepherd(Shepherd):
     def get_sheep_from_argv(self, argv: tp.Sequence[str]) -> LocalSheep:
-        overrides.check(self.main, argv)
-        return LocalSheep(self.main.get_xp(argv), self.main)
+        return LocalSheep(overrides.checked(self.main, argv), self.main)
 
 
 def collect(main: tp.Any, explorer: Explorer) -> list[LocalSheep]:

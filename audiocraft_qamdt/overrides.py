@@ -13,17 +13,17 @@ ERRORS = (HydraException, OmegaConfBaseException, AssertionError, ValueError)
 """What Hydra, OmegaConf and Dora raise for overrides that they cannot use."""
 
 
-def check(main: tp.Any, argv: tp.Sequence[str]) -> None:
-    """Refuse overrides of which one names no key or choice of the config.
+def checked(main: tp.Any, argv: tp.Sequence[str]) -> tp.Any:
+    """Dora's experiment with these overrides.
 
     Args:
         main: decorated by Dora.
         argv: overrides, the recipe first.
     Raises:
-        ValueError: one line that names the first override at fault.
+        ValueError: one line that names the first override at fault: no key or no choice of the config.
     """
     try:
-        main.get_xp(argv)
+        return main.get_xp(argv)
     except ERRORS as error:
         index = next((i for i in range(len(argv)) if not _composes(main, argv[: i + 1])), len(argv) - 1)
         raise ValueError(f"{argv[index]}: {_reason(main, argv[:index], argv[index], error)}") from error

@@ -56,7 +56,7 @@ def history(folder: Path) -> list[dict]:
     epochs = json.loads((folder / "history.json").read_text())
     return [
         {
-            stage: {key: value for key, value in metrics.items() if key not in ("duration", "rtf")}
+            stage: {key: value for key, value in metrics.items() if key.split("/")[0] not in ("duration", "rtf")}
             for stage, metrics in epoch.items()
         }
         for epoch in epochs

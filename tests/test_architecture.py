@@ -55,6 +55,7 @@ LEVELS = [
     ("app", 6),
     ("demo", 8),
     ("report", 8),
+    ("flops", 4),
     ("overrides", 0),
     ("local_runs", 0),
     ("local_grid", 1),
@@ -66,6 +67,7 @@ LEVELS = [
 TORCH_ONLY = ("models", "diffusion", "latents.codec", "latents.mdct", "latents.mel_vae", "randomness")
 ALLOWED = {"torch", "numpy", "diffusers", "transformers", "safetensors", "librosa"}
 SEES_CFG = {"checkpoints", "exporting", "importing", "builders", "solver", "train", "cli", "generate", "register"}
+SEES_CFG |= {"flops"}
 
 
 def modules() -> dict[str, ast.Module]:

@@ -30,6 +30,9 @@ CURVE_RATE = 25.0
 CAPTIONS = ("refined", "original", "random")
 """Which of a track's texts is its description (`dataset.caption`)."""
 
+SHARES = ("pmos", "random")
+"""Which tracks `dataset.train.share` keeps: those with the highest p-MOS, or any."""
+
 _GRACE = 20
 """Files tried before the share of failures says anything."""
 
@@ -60,24 +63,31 @@ class QualityMusicDataset(MusicDataset):
         caption: `refined` = the sidecar's description; `original` = what it was before `qamdt captions`; `random` = one
             of these and of the candidates that passed, drawn for each item.
         shuffle_quality: a control for ablations: each track has the quality of another, always the same one.
+        share: of the tracks, in (0, 1], that are kept; None = all.
+        share_by: which ones, of `SHARES`; the same number and always the same ones.
         kwargs: of `MusicDataset`.
     Raises:
+        ValueError: an unknown `caption` or `share_by`, a share that keeps nothing, or more than have a p-MOS.
         RuntimeError: while reading, when more than half of the files tried have failed.
     """
 
     def __init__(
         self,
+        meta: list[AudioMeta],
         *args: tp.Any,
         info_fields_required: bool = False,
         caption: str = "refined",
         shuffle_quality: bool = False,
+        share: float | None = None,
+        share_by: str = "pmos",
         **kwargs: tp.Any,
     ) -> None:
         if caption not in CAPTIONS:
             raise ValueError(f"dataset.caption={caption!r} is unknown: choose one of {', '.join(CAPTIONS)}")
         # AudioCraft merges other fields into the description while it reads it: with another text, that comes after.
         self._merge_text_p = kwargs.pop("merge_text_p", 0.0) if caption != "refined" else 0.0
-        super().__init__(*args, info_fields_required=info_fields_required, **kwargs)
+        meta = meta if share is None else _share(meta, share, share_by)
+        super().__init__(meta, *args, info_fields_required=info_fields_required, **kwargs)
         self.caption = caption
         self._scored_as = _shuffled([meta.path for meta in self.meta]) if shuffle_quality else {}
         self._tried = 0
@@ -169,6 +179,28 @@ class QualityMusicDataset(MusicDataset):
                 f"were scored by {self._predictor}: annotate all of them with one predictor"
             )
         return quality
+
+
+def _share(meta: list[AudioMeta], share: float, share_by: str) -> list[AudioMeta]:
+    """A share of the tracks in the manifest's order, the same whatever that order is."""
+    count = round(share * len(meta))
+    if share_by not in SHARES:
+        raise ValueError(f"dataset.train.share_by={share_by!r} is unknown: choose one of {', '.join(SHARES)}")
+    if not (0 < share <= 1 and count):
+        raise ValueError(f"dataset.train.share={share} of {len(meta)} tracks: give a share in (0, 1] that keeps some")
+    paths = sorted(track.path for track in meta)
+    if share_by == "random":
+        order = torch.randperm(len(paths), generator=keyed_generator("share")).tolist()
+        kept = {paths[index] for index in order[:count]}
+    else:
+        scores = {path: quality.pmos for path in paths if (quality := _cached_quality(path)) is not None}
+        if len(scores) < count:
+            raise ValueError(
+                f"dataset.train.share={share} keeps the best {count} of {len(meta)} tracks, but only {len(scores)} "
+                "have a p-MOS: run `qamdt annotate`"
+            )
+        kept = set(sorted(scores, key=lambda path: (-scores[path], path))[:count])
+    return [track for track in meta if track.path in kept]
 
 
 def _shuffled(paths: list[str]) -> dict[str, str]:

@@ -73,7 +73,7 @@ class QAMDTExplorer(BaseExplorer):
         recorder = _Recorder()
         self.explore(Launcher(launcher._shepherd, launcher._slurm, recorder, launcher._argv))
         for argv in recorder.argvs:
-            overrides.check(launcher._main, argv)
+            overrides.checked(launcher._main, argv)
 
     def get_grid_metrics(self) -> list[tp.Any]:
         train = [tt.leaf("epoch"), tt.leaf("loss", ".4f"), tt.leaf("minutes", ".2f"), tt.leaf("ping")]

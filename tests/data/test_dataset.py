@@ -263,3 +263,39 @@ def test_other_fields_are_merged_into_the_chosen_text(refined):
 def test_an_unknown_kind_of_caption_is_refused(tmp_path):
     with pytest.raises(ValueError, match="dataset.caption='best' is unknown: choose one of refined, original, random"):
         build(make_folder(tmp_path, tracks=1), caption="best")
+
+
+@pytest.mark.parametrize("share, count", [(0.4, 2), (1.0, 5)])
+def test_a_share_of_the_best_tracks_and_as_many_random_ones(tmp_path, share, count):
+    folder = make_folder(tmp_path, tracks=5)
+    best, drawn, again = (
+        [meta.path for meta in build(folder, share=share, share_by=by).meta] for by in ("pmos", "random", "random")
+    )
+    assert best == [str(folder / f"track{index}.wav") for index in range(5 - count, 5)]
+    assert len(drawn) == count and drawn == again
+    assert len(build(folder).meta) == 5
+
+
+def test_a_random_share_is_not_chosen_by_quality(tmp_path):
+    folder = make_folder(tmp_path, tracks=10, duration=1.0)
+    best, drawn = ({meta.path for meta in build(folder, share=0.5, share_by=by).meta} for by in ("pmos", "random"))
+    assert 0 < len(best & drawn) < 5
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"share": 0.0}, "share=0.0 of 5 tracks"),
+        ({"share": 1.5}, "in \\(0, 1\\]"),
+        ({"share": 0.5, "share_by": "size"}, "share_by='size' is unknown"),
+    ],
+)
+def test_a_share_that_cannot_be_is_refused(tmp_path, options, message):
+    folder = make_folder(tmp_path, tracks=5)
+    with pytest.raises(ValueError, match=message):
+        build(folder, **options)
+
+
+def test_more_than_have_a_score_cannot_be_the_best(tmp_path):
+    with pytest.raises(ValueError, match="only 0 have a p-MOS"):
+        build(make_folder(tmp_path, tracks=5, quality=False), share=0.4)
