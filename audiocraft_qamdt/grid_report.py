@@ -186,9 +186,9 @@ def draw(sweep: Sweep, out: Path) -> list[Path]:
         if masked:
             plots.error_lines(mask_curves(sweep, metric), drawn[-1], xlabel="mask ratio", title=title)
         else:
-            found = {arm.name: arm.metrics[metric] for arm in sweep.arms if metric in arm.metrics}
-            bars = {name: (value.mean, value.deviation) for name, value in found.items()}
-            plots.error_bars(_short(bars), drawn[-1], title=title, best=sweep.best(metric))
+            measured = {_label(arm): arm.metrics[metric] for arm in sweep.arms if metric in arm.metrics}
+            bars = {label: (found.mean, found.deviation) for label, found in measured.items()}
+            plots.error_bars(bars, drawn[-1], title=title, best=sweep.best(metric))
     return drawn
 
 
@@ -222,9 +222,6 @@ def mask_curves(sweep: Sweep, metric: str) -> dict[str, list[plots.Point]]:
     return {label: sorted(points) for label, points in curves.items()}
 
 
-def _short(bars: dict[str, tp.Any]) -> dict[str, tp.Any]:
-    """The bars under what tells their names apart: the values, where one key varies."""
-    keys = {name.split("=")[0] for name in bars}
-    if len(keys) == 1 and all(name.count("=") == 1 for name in bars):
-        return {name.split("=")[1]: value for name, value in bars.items()}
-    return bars
+def _label(arm: Arm) -> str:
+    """An arm's values alone: there is no room for keys in a picture, and they are all arms' the same."""
+    return " ".join(map(str, arm.settings.values())) or arm.name

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from .cluster import job_defaults, team
 from .compat import prepare
 
 logger = logging.getLogger(__name__)
@@ -171,28 +172,12 @@ def slurm_parameters(args: argparse.Namespace) -> dict[str, tp.Any]:
     Raises:
         ValueError: for an option that `slurm` of the team's file has and this module does not know.
     """
-    cluster = _team()
-    partitions = cluster.get("partitions", {})
-    team = {"partition": ",".join(dict.fromkeys(partitions[name] for name in ("team", "global") if name in partitions))}
-    team |= cluster.get("slurm", {})
-    unknown = set(team) - set(SLURM_OPTIONS)
-    if unknown:
-        raise ValueError(f"slurm.{min(unknown)} in the team's file is unknown: choose among {', '.join(SLURM_OPTIONS)}")
     given = {name: getattr(args, f"slurm_{name}") for name in SLURM_OPTIONS}
-    chosen = DEFAULTS | team | {name: value for name, value in given.items() if value is not None}
+    chosen = DEFAULTS | job_defaults() | {name: value for name, value in given.items() if value is not None}
     parameters = {SLURM_OPTIONS[name][0]: value for name, value in chosen.items() if value != ""}
-    others = ({"exclude": cluster["slurm_exclude"]} if cluster.get("slurm_exclude") else {}) | dict(args.slurm_option)
+    exclude = team().get("slurm_exclude")
+    others = ({"exclude": exclude} if exclude else {}) | dict(args.slurm_option)
     return parameters | ({"slurm_additional_parameters": others} if others else {})
-
-
-def _team() -> dict[str, tp.Any]:
-    """What the team's file says of the cluster that AudioCraft detects."""
-    prepare()
-    from audiocraft.environment import AudioCraftEnvironment
-    from omegaconf import OmegaConf
-
-    environment = AudioCraftEnvironment.instance()
-    return tp.cast(dict, OmegaConf.to_container(environment.config[environment.cluster]))
 
 
 def _logs(args: argparse.Namespace) -> Path:

@@ -11,10 +11,13 @@ import typing as tp
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dora.shep import Sheep
+from dora.xp import XP
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
+from . import overrides
+from .local_runs import LocalSheep
 from .metrics.base import comparable, evaluations
 from .metrics.table import AUDIOCRAFT_QUANTITIES, more_is_better
 
@@ -193,21 +196,19 @@ def find_grid(name: str) -> list[GridRun]:
 
 
 def _read(main: tp.Any, link: Path) -> GridRun:
-    from hydra.errors import HydraException
-
     try:
         xp = main.get_xp_from_sig(link.name)
         given, parts = (_without_seeds(main, settings) for settings in (_given(xp), dict(xp.delta)))
     except RuntimeError:
         return GridRun(link.name, problem="was not started")
-    except (HydraException, OmegaConfBaseException, AssertionError) as error:
+    except overrides.ERRORS as error:
         reason = str(error).strip().splitlines()[0]
         return GridRun(link.name, problem=f"its arguments do not fit the configuration any more: {reason}")
     if xp.sig != link.name:
         logger.warning("%s: the configuration changed since it ran, its signature would be %s now", link.name, xp.sig)
-    path = link / main.dora.history
-    history = json.loads(path.read_text()) if path.exists() else []
-    return GridRun(link.name, given, parts, xp.cfg, history, _problem(xp, link, history))
+        xp = XP(xp.dora, xp.cfg, xp.argv, xp.delta, link.name)
+    sheep = LocalSheep(xp, main)
+    return GridRun(link.name, given, parts, xp.cfg, sheep.history, _problem(sheep))
 
 
 def _given(xp: tp.Any) -> dict[str, str]:
@@ -226,24 +227,18 @@ def _without_seeds(main: tp.Any, settings: dict[str, tp.Any]) -> dict[str, tp.An
     return left
 
 
-def _problem(xp: tp.Any, link: Path, history: list[tp.Any]) -> str:
+def _problem(sheep: LocalSheep) -> str:
     """Why a run is not finished, or has nothing to show; "" = neither."""
-    one_stage = xp.cfg.execute_only and not xp.cfg.execute_inplace
-    epochs = 1 if one_stage else xp.cfg.optim.epochs
-    if len(history) < epochs:
-        done = f"{len(history)} of {epochs} epochs"
-        return f"{done} done{_job(link / xp.dora.shep.latest_submitit, link / xp.dora.shep.json_job_file)}"
-    return "" if evaluations(history) else "finished, but nothing was evaluated (evaluate.metrics)"
-
-
-def _job(logs: Path, record: Path) -> str:
-    """What SLURM says of the job, and its log; "" = it was none of SLURM's, or SLURM is not there."""
-    if not record.exists() or shutil.which("sacct") is None:
-        return ""
-    import submitit
-
-    job: tp.Any = submitit.SlurmJob(logs, json.loads(record.read_text())["job_id"])
-    return f", job {job.job_id} {job.state}, log {job.paths.stdout.resolve()}"
+    if sheep.finished:
+        return "" if evaluations(sheep.history) else "finished, but nothing was evaluated (evaluate.metrics)"
+    epochs = 1 if sheep.xp.cfg.execute_only else sheep.xp.cfg.optim.epochs
+    done = f"{len(sheep.history)} of {epochs} epochs done"
+    if owner := sheep.owner():
+        return f"{done}, running as {owner.get('pid', 'another process')}"
+    job = Sheep(sheep.xp)
+    if job.job is not None and shutil.which("sacct"):
+        return f"{done}, job {job.current_job_id} {job.state()}, log {job.log}"
+    return f"{done}, log {sheep.log}" if sheep.log.exists() else done
 
 
 def make_sweep(name: str, runs: list[GridRun], *, unfinished: bool = False) -> Sweep:

@@ -22,7 +22,9 @@ import omegaconf  # noqa: E402
 from audiocraft.environment import AudioCraftEnvironment  # noqa: E402
 from audiocraft.utils.cluster import get_slurm_parameters  # noqa: E402
 from dora import XP, git_save, hydra_main  # noqa: E402
+from dora.conf import SlurmConfig  # noqa: E402
 
+from .cluster import training_parameters  # noqa: E402
 from .register import register  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -153,8 +155,14 @@ def main(cfg: omegaconf.DictConfig) -> None:
     solver.run()
 
 
+def _slurm_config() -> SlurmConfig:
+    """What `dora grid` and `dora launch` ask SLURM for where their options do not say; read when they need it."""
+    recipe = omegaconf.OmegaConf.to_container(get_slurm_parameters(main._base_cfg.slurm))
+    return SlurmConfig(**training_parameters(tp.cast(dict, recipe)))
+
+
 main.dora.dir = AudioCraftEnvironment.get_dora_dir()
-main._base_cfg.slurm = get_slurm_parameters(main._base_cfg.slurm)
+main.get_slurm_config = _slurm_config
 if main.dora.shared is not None and not os.access(main.dora.shared, os.R_OK):
     logger.warning("dora.shared=%s cannot be read: ignored", main.dora.shared)
     main.dora.shared = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,6 +69,21 @@ def slurm(slurm_cluster, monkeypatch) -> Path:
     """The SLURM of `slurm_cluster`, reached by whatever this test runs."""
     monkeypatch.setenv("SLURM_CONF", str(slurm_cluster))
     return slurm_cluster
+
+
+@pytest.fixture
+def team(tmp_path, monkeypatch) -> Iterator[Callable[[str], None]]:
+    """Writes a team's file; AudioCraft reads it anew."""
+    from audiocraft.environment import AudioCraftEnvironment
+
+    def write(text: str) -> None:
+        (tmp_path / "team.yaml").write_text(f"here:\n  dora_dir: {tmp_path}\n{text}")
+        AudioCraftEnvironment.reset()
+
+    monkeypatch.setenv("AUDIOCRAFT_CONFIG", str(tmp_path / "team.yaml"))
+    monkeypatch.setenv("AUDIOCRAFT_CLUSTER", "here")
+    yield write
+    AudioCraftEnvironment.reset()
 
 
 @pytest.fixture(scope="session")

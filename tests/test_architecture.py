@@ -16,6 +16,7 @@ PACKAGE = Path(audiocraft_qamdt.__file__).parent
 # First match wins. A folder at level 0 may import within itself.
 LEVELS = [
     ("compat", -1),
+    ("cluster", 0),
     ("randomness", 0),
     ("quality.levels", 0),
     ("quality.attributes", 0),

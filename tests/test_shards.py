@@ -18,21 +18,6 @@ def parse(*argv: str) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@pytest.fixture
-def team(tmp_path, monkeypatch):
-    """Writes a team's file; AudioCraft reads it anew."""
-    from audiocraft.environment import AudioCraftEnvironment
-
-    def write(text: str) -> None:
-        (tmp_path / "team.yaml").write_text(f"here:\n  dora_dir: {tmp_path}\n{text}")
-        AudioCraftEnvironment.reset()
-
-    monkeypatch.setenv("AUDIOCRAFT_CONFIG", str(tmp_path / "team.yaml"))
-    monkeypatch.setenv("AUDIOCRAFT_CLUSTER", "here")
-    yield write
-    AudioCraftEnvironment.reset()
-
-
 @given(st.lists(st.integers()), st.integers(1, 20))
 def test_shards_share_all_rows_and_none_twice(rows, count):
     shares = [take_shard(rows, parse_shard(f"{index}/{count}")) for index in range(count)]

@@ -56,7 +56,8 @@ CONF
 ClusterName=single
 SlurmctldHost=$host(127.0.0.1)
 AuthType=auth/munge
-AuthInfo=socket=$root/munge.socket
+# cred_expire: seconds that a requeued job waits before it starts again (120 otherwise)
+AuthInfo=socket=$root/munge.socket,cred_expire=5
 SlurmUser=root
 SlurmctldPort=$ctld
 SlurmdPort=$d
