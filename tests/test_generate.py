@@ -76,9 +76,7 @@ def test_text_and_positions_are_computed_once_not_at_every_step(model):
     watched = {name: part for name, part in network.named_modules() if name.endswith("kv_linear")}
     watched |= {"blocks": network.in_blocks[0], "embedding": network.context_embed}
     watched |= {"encoder": model.model.condition_provider.conditioners["description"]}
-    handles = [
-        part.register_forward_hook(lambda *_, name=name: calls.update([name])) for name, part in watched.items()
-    ]
+    handles = [part.register_forward_hook(lambda *_, name=name: calls.update([name])) for name, part in watched.items()]
     cached_rotary_table.cache_clear()
     model.generate(["piano", "drums"], 5)
     for handle in handles:

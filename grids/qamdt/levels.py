@@ -1,4 +1,4 @@
-"""How p-MOS becomes five levels: the published code's thresholds, the paper's formula, five equal shares, or equal steps."""
+"""How p-MOS becomes five levels: published thresholds, the paper's formula, five equal shares, or equal steps."""
 
 from __future__ import annotations
 
