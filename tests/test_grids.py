@@ -42,7 +42,7 @@ def test_what_the_sweeps_launch_and_share(tmp_path):
         for name in ("mask_ratio", "mos_granularity", "levels", "patch_overlap", "masked_vs_full", "controls")
     }
     assert {name: len(found) for name, found in runs.items()} == {
-        "mask_ratio": 11, "mos_granularity": 8, "levels": 3, "patch_overlap": 3, "masked_vs_full": 3, "controls": 5
+        "mask_ratio": 11, "mos_granularity": 8, "levels": 4, "patch_overlap": 3, "masked_vs_full": 3, "controls": 5
     }  # fmt: skip
     common = set.intersection(*(set(found) for found in runs.values()))
     assert len(common) == 1, "prefix_clip with the published masking is one run for all grids"
@@ -55,8 +55,9 @@ def test_seeds_recipe_and_more_come_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("QAMDT_SOLVER", "qamdt/debug")
     monkeypatch.setenv("QAMDT_ARGS", "optim.epochs=1 'label=a b'")
     argvs = list(launched("levels", tmp_path).values())
-    assert len(argvs) == 6 and all({"solver=qamdt/debug", "optim.epochs=1", "label=a b"} <= set(argv) for argv in argvs)
-    assert ["seed=3" in argv for argv in argvs] == [True] * 3 + [False] * 3
+    typed = {"solver=qamdt/debug", "optim.epochs=1", "label=a b"}
+    assert len(argvs) == 8 and all(typed <= set(argv) for argv in argvs)
+    assert ["seed=3" in argv for argv in argvs] == [True] * 4 + [False] * 4
 
 
 def test_grids_that_only_evaluate_take_a_trained_runs_settings(tmp_path, monkeypatch):

@@ -110,11 +110,16 @@ def build_metrics(switches: Mapping[str, tp.Any], setup: Setup) -> list[Metric]:
     return [METRICS[name](argument, setup) for name, value in switches.items() for argument in _arguments(value)]
 
 
-def more_is_better(key: str) -> bool | None:
-    """Which way a number that was logged under this key is better; None = nobody said."""
+def quantity(key: str) -> str | None:
+    """Which of `MORE_IS_BETTER` was logged under this key, whose name goes on with networks, sets and seeds."""
     name = key.split("/")[0]
     known = [quantity for quantity in MORE_IS_BETTER if f"{name}_".startswith(f"{quantity}_")]
-    return MORE_IS_BETTER[max(known, key=len)] if known else None
+    return max(known, key=len) if known else None
+
+
+def more_is_better(key: str) -> bool | None:
+    """Which way a number that was logged under this key is better; None = nobody said."""
+    return MORE_IS_BETTER.get(quantity(key) or "")
 
 
 def _arguments(value: tp.Any) -> list[str]:

@@ -10,6 +10,7 @@ from dora.log import fatal
 
 from audiocraft_qamdt import overrides
 from audiocraft_qamdt.compat import prepare
+from audiocraft_qamdt.metrics.table import quantity
 
 prepare()
 
@@ -25,21 +26,10 @@ COLUMNS = {
 }
 """Column → quantities that it shows, the first that was measured: ours, then AudioCraft's."""
 
-OTHER = ("frechet_inf", "kl_reverse", "kl_both")
-"""Quantities whose names begin as another's."""
 
-
-def find_metric(values: tp.Mapping[str, float], quantity: str) -> float | None:
-    """A quantity among logged metrics, whose names go on with network, reference set and seed; None = not measured.
-
-    With several networks it is the first.
-    """
-    for key, value in values.items():
-        measured = key.split("/")[0]
-        longer = any(measured == other or measured.startswith(f"{other}_") for other in OTHER if other != quantity)
-        if not longer and (measured == quantity or measured.startswith(f"{quantity}_")):
-            return value
-    return None
+def find_metric(values: tp.Mapping[str, float], name: str) -> float | None:
+    """A quantity among logged metrics, with several networks the first of them; None = not measured."""
+    return next((value for key, value in values.items() if quantity(key) == name), None)
 
 
 class _Recorder(Herd):
