@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import soundfile
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from audiocraft_qamdt.compat import CONFIG_ROOT, prepare
 from audiocraft_qamdt.data.manifest import build_manifest
@@ -84,7 +84,7 @@ def segment(settings: Settings) -> Work:
 def loader(settings: Settings) -> Work:
     """Batches of such segments from `dataset.num_workers=2`."""
     dataset = segments(mp3_folder(settings.folder), 16000)
-    batches = _forever(DataLoader(dataset, BATCH, num_workers=WORKERS, collate_fn=dataset.collater))
+    batches = _forever(DataLoader(cast(Dataset, dataset), BATCH, num_workers=WORKERS, collate_fn=dataset.collater))
 
     def figures(seconds: float) -> dict[str, float]:
         audio = BATCHES * BATCH * SEGMENT
