@@ -46,6 +46,7 @@ def grid(variables: dict[str, str], *arguments: str) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a script's children ignore it
     )
 
 
@@ -101,8 +102,8 @@ def killed_and_resumed(folder, tmp_path_factory):
 def test_killed_grid_ends_with_the_numbers_and_folders_of_plain_dora_runs(killed_and_resumed, tmp_path):
     outputs, _, printed = killed_and_resumed
     folders = sorted(path.resolve() for path in outputs.glob("grids/qamdt.levels/*"))
-    assert len(folders) == 3 and all(path.parent == outputs / "xps" for path in folders)
-    assert "\x1b" not in printed and printed.count("COM") == 3
+    assert len(folders) == 4 and all(path.parent == outputs / "xps" for path in folders)
+    assert "\x1b" not in printed and printed.count("COM") == 4
     for path in folders:
         argv = json.loads((path / ".argv.json").read_text())
         assert dora(tmp_path, *argv).returncode == 0, log_of(tmp_path)[-3000:]
@@ -114,7 +115,7 @@ def test_what_is_finished_is_not_run_again_and_a_failure_is_reported(killed_and_
     outputs, variables, _ = killed_and_resumed
     done = grid(variables, "qamdt.levels")
     printed = finish(done)
-    assert done.returncode == 0 and "0 of 3 experiments to run" in printed and "started" not in printed
+    assert done.returncode == 0 and "0 of 4 experiments to run" in printed and "started" not in printed
     # An overlap as large as the patch composes, and cannot be built; the recipe's own is finished already.
     failing = grid({**variables, "QAMDT_OVERLAPS": "0,9"}, "qamdt.patch_overlap", "--retries", "1")
     printed = finish(failing)

@@ -94,7 +94,7 @@ def test_each_window_is_told_the_quality_of_its_part(model):
     model.set_generation_params(duration=8.0, steps=1)
     model.generate(["piano"], [(0.0, 1.0), (8.0, 5.0)])
     windows = model.layout(8 * 16000).windows
-    middles = [(start + stop) / 2 / 62.5 for start, stop in windows]
+    middles = [(start + stop) / 2 / model.codec.frame_rate for start, stop in windows]
     for levels, middle in zip(told, middles, strict=True):
         assert levels["clip"].item() == pytest.approx(1 + middle / 2, abs=0.05)
         assert levels["adaln"] == levels["clip"] and levels["global"].item() == pytest.approx(3, abs=0.01)
