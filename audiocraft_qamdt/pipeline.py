@@ -51,6 +51,10 @@ class Known:
     latents: Tensor
     kept: Tensor
 
+    def put_back(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, T, F] with exactly these where they are kept, of which a sampler leaves a rounded copy."""
+        return torch.where(self.kept.to(latents.device)[:, None], self.latents, latents)
+
 
 class Pipeline:
     """Conditions in, audio out.
@@ -124,7 +128,7 @@ class Pipeline:
                 if known is not None:
                     denoise = keeping(denoise, known.latents, known.kept, self.schedule)
                 report = _share(progress, candidate, count)
-                candidates.append(self._sample(denoise, chosen, layout, samples, report))
+                candidates.append(self._sample(denoise, chosen, layout, samples, report, known))
         return candidates[0] if scorer is None else best_of(candidates, self.sample_rate, texts, scorer)
 
     def layout(self, samples: int) -> Layout:
@@ -151,13 +155,20 @@ class Pipeline:
         return Layout(needed, [(0, needed)])
 
     def _sample(
-        self, denoise: Denoise, seeds: list[int], layout: Layout, samples: int, progress: Progress | None
+        self,
+        denoise: Denoise,
+        seeds: list[int],
+        layout: Layout,
+        samples: int,
+        progress: Progress | None,
+        known: Known | None,
     ) -> Tensor:
         shape = (self.codec.latent_channels, layout.frames, self.codec.latent_bins)
         noise = noise_like_items(shape, seeds, self.device)
         latents = sample(
             denoise, noise, self.schedule, sampler=self.params.sampler, steps=self.params.steps, progress=progress
         )
+        latents = latents if known is None else known.put_back(latents)
         window = self.model.backbone.latent_frames
         return decode_long(self.codec, latents, samples, window, max(1, window // 4))
 
