@@ -33,7 +33,7 @@ claim: install
 	$(BIN)/qamdt playground egs/claim/clean --tracks 128 --degraded 0 --seed 2 --splits evaluate=1
 	for split in train valid; do $(BIN)/qamdt annotate egs/claim/music/$$split || exit 1; done
 	QAMDT_DSET=claim $(BIN)/qamdt grid qamdt.claim --jobs $(JOBS)
-	$(BIN)/qamdt report --grid qamdt.claim --baseline conditioner=qamdt/none --out $(CLAIM)
+	$(BIN)/qamdt report --grid qamdt.claim --baseline "none dataset.train.share=default" --out $(CLAIM)
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
