@@ -58,7 +58,7 @@ def run_demo(out: Path, *, tracks: int = 400, epochs: int = 4) -> Path:
     Args:
         out: folder of everything; what is in it already is reused, training resumes.
         tracks: size of the playground.
-        epochs: of training, 100 updates each.
+        epochs: of training, 200 updates each.
     Returns:
         The folder with the results; its path is the last line printed.
     """
