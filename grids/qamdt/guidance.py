@@ -14,5 +14,6 @@ from ._sweep import evaluate, listed, trained
 def explorer(launcher):
     sources = [trained(launcher, signature) for signature in listed("QAMDT_FROM")]
     scales, qualities = listed("QAMDT_SCALES", "1,2,3.5,5,7"), listed("QAMDT_QUALITY_SCALES", "1,2,3.5,5")
-    together = [[f"classifier_free_guidance.inference_coef={scale}"] for scale in scales]
-    evaluate(launcher, sources, *together, *([f"classifier_free_guidance.quality_coef={scale}"] for scale in qualities))
+    text, quality = (f"classifier_free_guidance.{name}_coef" for name in ("inference", "quality"))
+    together = [[f"{text}={scale}", f"{quality}=null"] for scale in scales]
+    evaluate(launcher, sources, *together, *([f"{quality}={scale}"] for scale in qualities))
