@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import typing as tp
 
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 ERRORS = (HydraException, OmegaConfBaseException, AssertionError, ValueError)
@@ -20,13 +21,53 @@ def checked(main: tp.Any, argv: tp.Sequence[str]) -> tp.Any:
         main: decorated by Dora.
         argv: overrides, the recipe first.
     Raises:
-        ValueError: one line that names the first override at fault: no key or no choice of the config.
+        ValueError: one line that names the first override at fault: no key or no choice of the config, or another kind
+            of value.
     """
     try:
-        return main.get_xp(argv)
+        xp = main.get_xp(argv)
     except ERRORS as error:
         index = next((i for i in range(len(argv)) if not _composes(main, argv[: i + 1])), len(argv) - 1)
         raise ValueError(f"{argv[index]}: {_reason(main, argv[:index], argv[index], error)}") from error
+    check_kinds(main, xp)
+    return xp
+
+
+def check_kinds(main: tp.Any, xp: tp.Any) -> None:
+    """Refuse values of another kind than the config's own: text for a number, a number for a list.
+
+    Whatever the config leaves open (null) may be anything, and null may stand for anything; text may be a number, too
+    (a name such as 12).
+
+    Raises:
+        ValueError: one line that names the first such override.
+    """
+    base = _chosen(main, tuple(argument for argument in xp.argv if argument.split("=")[0] in main._config_groups))
+    for key, value in xp.delta:
+        own = OmegaConf.select(base, key)
+        wanted, given = _kind(own), _kind(value)
+        if None in (wanted, given) or wanted == given or (wanted, given) in _TEXT_MAY_BE:
+            continue
+        raise ValueError(f"{key}={value}: {key} is {wanted} ({own} in the config), this is {given}")
+
+
+@functools.lru_cache(maxsize=64)  # hundreds of runs of a grid share a few recipes
+def _chosen(main: tp.Any, choices: tuple[str, ...]) -> tp.Any:
+    """The config with these choices of files and nothing else changed."""
+    return main.get_xp(choices).cfg
+
+
+_TEXT_MAY_BE = {("text", "a number"), ("text", "true or false")}
+
+
+def _kind(value: tp.Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    return "text" if isinstance(value, str) else "a list" if isinstance(value, list | ListConfig) else "a group of keys"
 
 
 def _composes(main: tp.Any, argv: tp.Sequence[str]) -> bool:

@@ -98,6 +98,15 @@ def test_nor_does_dora_itself_whose_pool_composes_the_configs(tmp_path, monkeypa
     assert not list(tmp_path.glob("xps/*")) and not list(tmp_path.glob("grids/*/*"))
 
 
+def test_nor_does_a_value_of_the_wrong_kind(tmp_path, monkeypatch, capsys):
+    main_in(tmp_path)
+    monkeypatch.setenv("QAMDT_ARGS", "optim.epochs=many")
+    with pytest.raises(SystemExit):
+        qamdt(["grid", "qamdt.levels"])
+    assert "optim.epochs=many: optim.epochs is a number" in capsys.readouterr().err
+    assert not list(tmp_path.glob("xps/*")) and not list(tmp_path.glob("grids/*"))
+
+
 def test_dry_run_lists_and_makes_nothing(tmp_path, capsys):
     main_in(tmp_path)
     assert qamdt(["grid", "qamdt.levels", "--dry-run", "--patterns", "official"]) == 0

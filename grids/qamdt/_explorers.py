@@ -44,7 +44,7 @@ class _Recorder(Herd):
 
 
 class QAMDTExplorer(BaseExplorer):
-    """Explorer of a QA-MDT grid: an override that is none of the config ends it with one line, nothing submitted."""
+    """Explorer of a QA-MDT grid: an override that the config cannot take ends it with one line, nothing submitted."""
 
     def __call__(self, launcher: Launcher) -> None:
         fresh = launcher._copy()
@@ -58,6 +58,11 @@ class QAMDTExplorer(BaseExplorer):
             except ValueError as clear:
                 fatal(str(clear))
             raise error
+        try:
+            for sheep in launcher._herd.sheeps.values():
+                overrides.check_kinds(launcher._main, sheep.xp)
+        except ValueError as wrong:
+            fatal(str(wrong))
 
     def _check(self, launcher: Launcher) -> None:
         recorder = _Recorder()
