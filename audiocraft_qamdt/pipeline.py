@@ -121,10 +121,10 @@ class Pipeline:
         texts = [item.text["description"] or "" for item in attributes]
         candidates, count = [], self.params.num_candidates
         with self.autocast():
-            branches = self._branches([self._fit_curve(item, samples, layout) for item in attributes], layout)
+            branches = self.branches([self._fit_curve(item, samples, layout) for item in attributes], layout)
             for candidate in range(count):
                 chosen = [keyed_seed(seed, candidate) if candidate else seed for seed in seeds]
-                denoise = self._denoiser(branches, layout)
+                denoise = self.denoiser(branches, layout)
                 if known is not None:
                     denoise = keeping(denoise, known.latents, known.kept, self.schedule)
                 report = _share(progress, candidate, count)
@@ -187,7 +187,7 @@ class Pipeline:
             )
         return self.load_scorer(self.params.clap, str(self.device))
 
-    def _branches(self, attributes: list[ConditioningAttributes], layout: Layout) -> dict[str, Conditions]:
+    def branches(self, attributes: list[ConditioningAttributes], layout: Layout) -> dict[str, Conditions]:
         """Conditions of guidance's branches, under the names of `guided`'s arguments."""
         level = self.params.null_level
         branches = {
@@ -204,7 +204,8 @@ class Pipeline:
     def _has_prefix(self, item: ConditioningAttributes) -> bool:
         return self.prefix and self.rule is not None and item.text[f"{QUALITY}_prefix"] is not None
 
-    def _denoiser(self, branches: dict[str, Conditions], layout: Layout) -> Denoise:
+    def denoiser(self, branches: dict[str, Conditions], layout: Layout) -> Denoise:
+        """What `sample` integrates for these branches, with guidance; made anew for each batch (APG has a memory)."""
         predict = windowed(self.predict, layout.windows, window_conditions) if layout.long else self.predict
         prepare = self.model.project_context if self.project_context else dict
         return guided(predict, guidance=self.params.guidance, prepare=prepare, **branches)

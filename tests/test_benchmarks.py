@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from audiocraft_qamdt.generate import QAMDT
 from benchmarks import harness
 from benchmarks.__main__ import main
 from benchmarks.harness import Bench, Result, Settings, Work, count_flops, measure, select
+from benchmarks.sampler_error import Measured
 from benchmarks.table import best_peak, markdown
 
 PRODUCT = 2 * 64 * 48 * 32  # floating-point operations of a product of [64, 48] and [48, 32]
@@ -127,3 +129,21 @@ def test_the_command_measures_in_processes_of_their_own_and_writes_json_table_an
 def test_a_bench_that_fails_is_named_and_makes_the_exit_status_one(tmp_path, capsys):
     assert main(["--only", "xsmall/forward", "--batch", "-1", "--out", str(tmp_path)]) == 1
     assert "failed: xsmall/forward" in capsys.readouterr().out
+
+
+def test_sampler_errors_are_of_the_clips_that_the_model_generates(trained):
+    model = QAMDT.get_pretrained(str(trained.export), "cpu")
+    expected = model.generate(["a warm piano", "a loud piano"], 5)
+    measured = Measured(model, ["a warm piano", "a loud piano"], 5.0)
+    steps = model.params.steps
+    made, evaluations = measured.latents(model.params.sampler, steps)
+    assert evaluations == 3 * steps  # the null, the prompt, the prompt with its quality
+    torch.testing.assert_close(model.codec.decode(made)[..., : expected.shape[-1]], expected)
+    assert measured.latents(model.params.sampler, steps, 0.9)[1] < evaluations
+
+
+def test_ddim_is_compared_without_noise(trained):
+    measured = Measured(QAMDT.get_pretrained(str(trained.export), "cpu"), ["a warm piano"], 5.0)
+    (ddim, evaluations), (other, _) = measured.latents("ddim", 1000), measured.latents("dpmsolver++", 200)
+    assert evaluations == 3 * 1001
+    assert (other - ddim).norm() < 0.02 * ddim.norm()

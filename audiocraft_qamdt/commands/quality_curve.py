@@ -7,6 +7,8 @@ from pathlib import Path
 
 from .output import say
 
+_SETTINGS = {"duration": float, "steps": int, "sampler": str, "guidance_scale": float, "quality_scale": float}
+
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
     curve = commands.add_parser("quality-curve", help="judge clips generated at every quality level")
@@ -18,8 +20,8 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     curve.add_argument("--batch-size", type=int, default=16)
     curve.add_argument("--seed", type=int, default=0)
     curve.add_argument("--device", default="auto")
-    for name, kind in (("duration", float), ("steps", int), ("guidance-scale", float), ("sampler", str)):
-        curve.add_argument(f"--{name}", type=kind)
+    for name, kind in _SETTINGS.items():
+        curve.add_argument(f"--{name.replace('_', '-')}", type=kind, help="default: the model's")
     curve.set_defaults(run=_quality_curve)
 
 
@@ -35,8 +37,7 @@ def _quality_curve(args: argparse.Namespace) -> int:
     judge = load_predictor(args.judge, args.device)
     if judge.name == labels:
         raise ValueError(f"--judge {judge.name} labelled the training data of {args.model}: choose another judge")
-    names = ("duration", "steps", "sampler", "guidance_scale")
-    chosen = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    chosen = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
     model.set_generation_params(**chosen)
     prompts = read_descriptions(args.data)
     options = {"clips": args.clips, "batch_size": args.batch_size, "seed": args.seed}
