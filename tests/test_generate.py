@@ -9,7 +9,7 @@ import torch
 
 from audiocraft_qamdt.diffusion.guidance import Guidance
 from audiocraft_qamdt.generate import QAMDT, blend
-from audiocraft_qamdt.models.layers import cached_rotary_table
+from audiocraft_qamdt.models.positions import cached_rotary_table
 from audiocraft_qamdt.request import item_seeds
 
 from .audio_folder import make_folder

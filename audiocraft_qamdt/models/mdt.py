@@ -17,19 +17,15 @@ from .layers import (
     FinalLayer,
     FoldedText,
     LevelEmbedding,
-    Linear,
-    Rotary,
     Text,
     TextKeys,
     TimestepEmbedding,
-    cached_rotary_table,
-    rotary_table,
-    sincos_table,
     take,
-    take_rotary,
 )
+from .linear import Linear
 from .masking import TokenMask
 from .patching import PatchEmbed, PatchGrid, unpatchify
+from .positions import Rotary, cached_rotary_table, rotary_table, sincos_table, take_rotary
 
 GRANULARITIES = ("global", "clip", "frame", "adaln")
 POSITIONS = ("sincos", "rope")
