@@ -77,14 +77,15 @@ def serve(respond: Callable[[dict[str, Any], int], Reply]) -> Iterator[Server]:
                 seen.headers.append(dict(self.headers))
                 number = len(seen.requests) - 1
             try:
-                with contextlib.suppress(OSError):  # the client has gone
-                    self._send(respond(body, number))
+                reply = respond(body, number)
+                time.sleep(reply.stall)
             finally:
                 with lock:
-                    busy[0] -= 1
+                    busy[0] -= 1  # before the client has its answer, and asks the next
+            with contextlib.suppress(OSError):  # the client has gone
+                self._send(reply)
 
         def _send(self, reply: Reply) -> None:
-            time.sleep(reply.stall)
             content = reply.content()
             self.send_response(reply.status)
             for name, value in reply.headers.items():
