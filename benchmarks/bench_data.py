@@ -141,9 +141,15 @@ for _name in CODECS:
 @bench("annotate/acoustic")
 def annotation(settings: Settings) -> Work:
     """`qamdt annotate` with the predictor that needs no weights: reading, scoring, writing."""
-    tracks, duration = 8, 8.0
+    tracks, duration = 64, 8.0
     folder = make_dataset(settings.folder / "tracks", tracks=tracks, duration=duration, splits={"all": 1.0})["all"]
-    run = partial(annotate, folder, "acoustic", overwrite=True)
+    unscored = {path: path.read_text() for path in folder.glob("*.json")}
+
+    def run() -> None:
+        for path, text in unscored.items():  # else nothing is left to do after the first call
+            path.write_text(text)
+        annotate(folder, "acoustic")
+
     return Work(run, partial(_times_real_time, tracks * duration))
 
 
