@@ -86,8 +86,8 @@ def main() -> None:
     reference, evaluations = measured.latents("ddim", model.schedule.num_steps)
     guidance = model.params.guidance
     weights = f"{guidance.scale:g} and {guidance.quality_scale or guidance.scale:g}"
-    steps = f"DDIM at {model.schedule.num_steps} steps ({evaluations:g} evaluations)"
-    say([f"{len(reference)} clips, weights of text and quality {weights}", f"error: of latents, from {steps}", ""])
+    solution = f"DDIM at {model.schedule.num_steps} steps ({evaluations:g} evaluations)"
+    say([f"{len(reference)} clips, weights of text and quality {weights}", f"error: of latents, from {solution}", ""])
     say([f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"])
     for sampler, steps, start in TRIED:
         made, evaluations = measured.latents(sampler, steps, start)
