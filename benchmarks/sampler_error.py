@@ -85,7 +85,8 @@ def main() -> None:
     measured = Measured(model, read_descriptions(options.data)[: options.clips], options.quality)
     reference, evaluations = measured.latents("ddim", model.schedule.num_steps)
     guidance = model.params.guidance
-    weights = f"{guidance.scale:g} and {guidance.quality_scale or guidance.scale:g}"
+    quality_scale = guidance.scale if guidance.quality_scale is None else guidance.quality_scale
+    weights = f"{guidance.scale:g} and {quality_scale:g}"
     solution = f"DDIM at {model.schedule.num_steps} steps ({evaluations:g} evaluations)"
     say([f"{len(reference)} clips, weights of text and quality {weights}", f"error: of latents, from {solution}", ""])
     say([f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"])
