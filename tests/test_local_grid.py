@@ -37,13 +37,13 @@ def environment(folder: Path, outputs: Path, **more: str) -> dict[str, str]:
     }
 
 
-def grid(variables: dict[str, str], *arguments: str) -> subprocess.Popen:
+def grid(variables: dict[str, str], *arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Popen:
     command = [sys.executable, "-m", "audiocraft_qamdt.cli", "grid", *arguments]
     return subprocess.Popen(
         command,
         cwd=CONFIG_ROOT.parent,
         env={**os.environ, **variables},
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.STDOUT,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a script's children ignore it
@@ -156,6 +156,42 @@ def test_two_at_once_run_each_experiment_once(folder, tmp_path):
     printed = [finish(runner) for runner in runners]
     assert [runner.returncode for runner in runners] == [0, 0], printed
     assert sum(text.count("started ") for text in printed) == 1
+
+
+@pytest.mark.slow
+def test_on_a_terminal_the_table_is_redrawn_and_each_device_has_one_process(folder, tmp_path):
+    variables = environment(folder, tmp_path, TERM="xterm", COLUMNS="120")
+    ours, theirs = os.openpty()
+    runner = grid(variables, "qamdt.levels", "--patterns", "!paper", "--devices", "3,5", stdout=theirs)
+    os.close(theirs)
+    shown, devices = [], {}
+    while chunk := read_terminal(ours):
+        shown.append(chunk)
+        for pid in filter(lives, pids(tmp_path)):
+            devices[pid] = environment_of(pid).get("CUDA_VISIBLE_DEVICES")
+    os.close(ours)
+    screens = b"".join(shown).decode(errors="replace").split("\x1b[H\x1b[2J")
+    assert runner.wait(60) == 0, screens[-1]
+    assert len(devices) == 3 and set(devices.values()) == {"3", "5"}
+    assert "on device 3" in screens[-1] and "on device 5" in screens[-1]
+    assert len(screens) > 4 and screens[-1].count("COM") == 3 and screens[-1].count("finished") == 3
+    assert max(screen.count("RUN") for screen in screens) == 2, "one process on each device"
+
+
+def read_terminal(terminal: int) -> bytes:
+    """What a process wrote to its terminal; nothing once it is gone."""
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # how Linux says that nobody has the other side open
+        return b""
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
 
 
 def test_a_lock_is_taken_as_long_as_the_process_lives(tmp_path):

@@ -67,6 +67,8 @@ class MaskedDiffusionTransformer(nn.Module):
         num_levels: number of quality levels.
         unknown_level: whether level 0, "unknown", has an embedding.
         position_scale: positions are divided by it.
+        side_prefix: whether the side interpolator replaces the quality token, too, as in the published code. It does so
+            in masked steps only: the decoder is then trained with another token than it generates with.
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
     Raises:
         ValueError: for arguments that do not fit together, named in the message.
@@ -92,6 +94,7 @@ class MaskedDiffusionTransformer(nn.Module):
         num_levels: int = 5,
         unknown_level: bool = True,
         position_scale: float = 1.0,
+        side_prefix: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -99,7 +102,7 @@ class MaskedDiffusionTransformer(nn.Module):
         self.head_dim = dim // num_heads
         self.positions, self.position_scale, self.ffn = positions, position_scale, ffn
         self.quality, self.num_levels, self.unknown_level = tuple(quality), num_levels, unknown_level
-        self.checkpointing = checkpointing
+        self.side_prefix, self.checkpointing = side_prefix, checkpointing
         self.prefix = int("clip" in self.quality)  # number of tokens before the patches
         self._check_arguments(dim, depth, decoder_depth, num_heads)
 
@@ -262,28 +265,28 @@ class MaskedDiffusionTransformer(nn.Module):
     def _encode_masked(
         self, tokens: Tensor, modulation: Tensor, texts: ProjectedContext, rotary: Rotary | None, mask: TokenMask
     ) -> Tensor:
-        """Encode the visible tokens, and let the side interpolator fill in the hidden ones and the prefix.
+        """Encode the visible tokens, and let the side interpolator fill in the hidden ones (see `side_prefix`).
 
         Its output at the visible tokens would be thrown away, so it is not computed there.
         """
-        visible, filled = self._rows(mask)  # [B, prefix + K], [B, prefix + P - K]
+        visible, filled = self._rows(mask)  # [B, prefix + K], [B, P - K] or, with `side_prefix`, [B, prefix + P - K]
         encoded = self._encode(take(tokens, visible), modulation, texts, take_rotary(rotary, visible))
         hidden = self.mask_token.to(encoded.dtype).expand(tokens.shape)  # [B, prefix + P, D]
         hidden = self._add_decoder_positions(_put(hidden, visible, encoded))
         if filled.shape[1] == 0:
             return hidden
         for block, text in zip(self.side_blocks, texts.side_blocks, strict=True):
-            side = self._run(block, hidden, modulation, text, rotary=rotary, rows=filled)  # [B, prefix + P - K, D]
+            side = self._run(block, hidden, modulation, text, rotary=rotary, rows=filled)  # as many as `filled`
             hidden = _put(hidden, filled, side)
         return hidden
 
     def _rows(self, mask: TokenMask) -> tuple[Tensor, Tensor]:
-        """Rows of the prefix and the visible tokens, and of the prefix and the hidden ones, among all rows."""
+        """Rows of the prefix and the visible tokens, and of those that the side interpolator fills in, among all."""
         number_hidden = mask.hidden.shape[1] - mask.visible.shape[1]
         hidden = mask.hidden.int().argsort(dim=1, descending=True, stable=True)[:, :number_hidden]
         prefix = torch.arange(self.prefix, device=hidden.device).expand(len(hidden), -1)
         visible, filled = (torch.cat([prefix, rows + self.prefix], dim=1) for rows in (mask.visible, hidden))
-        return visible, filled
+        return visible, filled if self.side_prefix else filled[:, self.prefix :]
 
     def _add_decoder_positions(self, x: Tensor) -> Tensor:
         return x + F.pad(self.decoder_pos_embed, (0, 0, self.prefix, 0)) if self.positions == "sincos" else x

@@ -32,6 +32,7 @@ PUBLISHED: dict[str, Any] = {
     "quality": ("clip",),
     "num_levels": 5,
     "unknown_level": False,
+    "side_prefix": True,
 }
 
 # How a published key begins, and how ours does; what follows is the same, and so are the keys that are not listed.

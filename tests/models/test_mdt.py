@@ -132,13 +132,19 @@ def test_masking_depends_on_the_mask_alone_not_on_the_mode():
 
 
 @pytest.mark.parametrize("positions", ["sincos", "rope"])
+@pytest.mark.parametrize("quality", [(), ("clip",)])
 @torch.no_grad()
-def test_a_mask_that_hides_nothing_changes_only_the_quality_token(positions):
-    # Without a quality token the side interpolator has nothing to fill in, and both passes are the same.
-    model = tiny(quality=(), positions=positions)
-    conditions = {**inputs(model), "quality": None}
+def test_a_mask_that_hides_nothing_changes_nothing(positions, quality):
+    # The decoder gets in training what it gets in generation.
+    model = tiny(quality=quality, positions=positions)
+    conditions = {**inputs(model), "quality": torch.tensor([1, 5]) if quality else None}
     close(model(**conditions, mask=half_mask(model, ratio=0.0)), model(**conditions))
-    model = tiny(positions=positions)
+
+
+@pytest.mark.parametrize("positions", ["sincos", "rope"])
+@torch.no_grad()
+def test_as_published_a_mask_that_hides_nothing_changes_the_quality_token(positions):
+    model = tiny(positions=positions, side_prefix=True)
     conditions, mask = inputs(model), half_mask(model, ratio=0.0)
     plain = model(**conditions)
     assert not torch.allclose(model(**conditions, mask=mask), plain)
@@ -162,9 +168,10 @@ def test_the_encoder_does_not_see_hidden_tokens():
 
 @pytest.mark.parametrize("positions", ["sincos", "rope"])
 @pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize("side_prefix", [False, True])
 @torch.no_grad()
-def test_the_side_interpolator_gives_what_it_gives_when_run_on_all_tokens(positions, prefix):
-    model = tiny(positions=positions, quality=("clip",) * prefix)
+def test_the_side_interpolator_gives_what_it_gives_when_run_on_all_tokens(positions, prefix, side_prefix):
+    model = tiny(positions=positions, quality=("clip",) * prefix, side_prefix=side_prefix)
     conditions, mask = inputs(model), half_mask(model)
     if not prefix:
         conditions["quality"] = torch.zeros(2)
@@ -177,7 +184,8 @@ def test_the_side_interpolator_gives_what_it_gives_when_run_on_all_tokens(positi
     text = model._texts(conditions["context"], conditions["context_mask"]).side_blocks[0]
     grid = model.patch_embed.grid(16, 4)
     everywhere = model.side_blocks[0](before[0], modulation, text, rotary=model._rotary(grid, torch.device("cpu")))
-    hidden = torch.cat([torch.ones(2, prefix, dtype=torch.bool), mask.hidden], dim=1).unsqueeze(-1)
+    replaced = torch.full((2, prefix), side_prefix)
+    hidden = torch.cat([replaced, mask.hidden], dim=1).unsqueeze(-1)
     close(after[0], torch.where(hidden, everywhere, before[0]))
 
 

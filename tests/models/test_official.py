@@ -150,10 +150,17 @@ def test_unknown_config_keys_are_named(small):
 
 
 @pytest.mark.parametrize(
-    "change", [{"positions": "rope"}, {"ffn": "swiglu"}, {"quality": ("clip", "frame")}, {"unknown_level": True}]
+    "change",
+    [
+        {"positions": "rope"},
+        {"ffn": "swiglu"},
+        {"quality": ("clip", "frame")},
+        {"unknown_level": True},
+        {"side_prefix": False},
+    ],
 )
 def test_a_model_that_the_published_class_cannot_hold_is_refused(change):
-    arguments = {"unknown_level": False, **change}
+    arguments = {"unknown_level": False, "side_prefix": True, **change}
     model = MaskedDiffusionTransformer(
         latent_channels=2, latent_bins=2, latent_frames=8, dim=16, depth=3, decoder_depth=1, num_heads=2, **arguments
     )
