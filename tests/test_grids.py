@@ -11,7 +11,7 @@ from dora.grid import RunGridArgs, run_grid
 from audiocraft_qamdt.cli import main as qamdt
 from audiocraft_qamdt.compat import CONFIG_ROOT
 from audiocraft_qamdt.local_grid import collect, find_explorer, grid_names
-from audiocraft_qamdt.sweeps import _name, _read
+from audiocraft_qamdt.sweeps import Sweep, _name, _read
 
 from .runs import main_in
 
@@ -57,9 +57,8 @@ def test_the_claims_baseline_is_the_arm_that_knows_no_quality_and_sees_all_track
     baseline = re.search(r'--grid qamdt.claim --baseline "(.*?)"', (FOLDER.parent / "Makefile").read_text())[1]
     runs = [_read(main, Path(main.init_xp(one.xp).sig)) for one in collect(main, find_explorer(main, "qamdt.claim"))]
     arms, _ = _name(runs)
-    found = [run for arm, run in zip(arms, runs, strict=True) if baseline in arm.name]
-    assert len(runs) == 3 and [run.config.fuser.prepend for run in found] == [[]]
-    assert found[0].config.dataset.train.share is None
+    found = runs[arms.index(Sweep("qamdt.claim", {}, arms, []).arm(baseline))]
+    assert len(runs) == 3 and found.config.fuser.prepend == [] and found.config.dataset.train.share is None
 
 
 def test_seeds_recipe_and_more_come_from_the_environment(tmp_path, monkeypatch):
