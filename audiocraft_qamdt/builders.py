@@ -12,17 +12,17 @@ from unittest import mock
 import torch
 from omegaconf import DictConfig, open_dict
 
+from .clap.scorer import ClapScorer
 from .compat import prepare
-from .conditioners import ModelFuser, QualityConditioner, T5StatesConditioner, WordsConditioner
+from .conditioning.conditioners import ModelFuser, QualityConditioner, T5StatesConditioner, WordsConditioner
+from .conditioning.model import QAMDTModel
 from .data.dataset import QualityMusicDataset
 from .data.manifest import read_manifest
 from .diffusion.guidance import Guidance
 from .diffusion.objective import DiffusionObjective, NoiseSchedule
 from .latents.codec import LatentCodec
-from .model import QAMDTModel
 from .models.mdt import MaskedDiffusionTransformer
 from .quality.levels import LevelRule, QualityStatistics, level_rule
-from .rerank import ClapScorer
 
 prepare()
 

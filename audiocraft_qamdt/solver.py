@@ -14,20 +14,21 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
-from . import builders, checkpoints
+from . import builders
+from .checkpoints import store
 from .compat import prepare
-from .conditioners import drop_conditions, to_levels
+from .conditioning.conditioners import drop_conditions, to_levels
+from .conditioning.model import QAMDTModel
 from .data.cache import LatentBatchLoader, to_record
 from .data.dataset import QualityMusicInfo
 from .data.manifest import find_manifest
-from .generate import QAMDT
+from .generation.qamdt import QAMDT
 from .latents.compression import LatentCompressionModel
 from .metrics import base, stage, table
-from .model import QAMDTModel
 from .models.compiling import compiled
 from .models.layers import Block
 from .models.masking import TokenMask, draw_mask
-from .randomness import keyed_generator, keyed_seed, seed_libraries
+from .utils.randomness import keyed_generator, keyed_seed, seed_libraries
 
 prepare()
 
@@ -206,16 +207,16 @@ class QAMDTSolver(MusicGenSolver):
 
     def load_checkpoints(self, *args: tp.Any, **kwargs: tp.Any) -> dict | None:
         source = self.cfg.continue_from
-        if source and not source.startswith("//pretrained/") and checkpoints.is_export(source):
+        if source and not source.startswith("//pretrained/") and store.is_export(source):
             self.cfg.continue_from = f"//pretrained/{source}"
         for path in (self.checkpoint_path(), source):
             if path and Path(path).is_file():
-                checkpoints.load_safely(Path(path), mmap=True)  # a clear error for a damaged or malicious file
+                store.load_safely(Path(path), mmap=True)  # a clear error for a damaged or malicious file
                 break
         return super().load_checkpoints(*args, **kwargs)
 
     def load_from_pretrained(self, name: str) -> dict:
-        return checkpoints.load(name).solver_state()
+        return store.load(name).solver_state()
 
     def save_checkpoints(self) -> None:
         """As in AudioCraft; when the disk is full, the previous checkpoint stays and no part of the new one does."""

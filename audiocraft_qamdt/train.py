@@ -24,8 +24,8 @@ from audiocraft.utils.cluster import get_slurm_parameters  # noqa: E402
 from dora import XP, git_save, hydra_main  # noqa: E402
 from dora.conf import SlurmConfig  # noqa: E402
 
-from .cluster import training_parameters  # noqa: E402
 from .register import register  # noqa: E402
+from .slurm.team import training_parameters  # noqa: E402
 
 logger = logging.getLogger(__name__)
 register()

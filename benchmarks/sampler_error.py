@@ -14,9 +14,9 @@ from torch import Tensor
 from audiocraft_qamdt.commands.output import say
 from audiocraft_qamdt.data.manifest import read_descriptions
 from audiocraft_qamdt.diffusion.samplers import make_scheduler, sample
-from audiocraft_qamdt.generate import QAMDT
-from audiocraft_qamdt.randomness import noise_like_items
-from audiocraft_qamdt.request import item_seeds
+from audiocraft_qamdt.generation.params import item_seeds
+from audiocraft_qamdt.generation.qamdt import QAMDT
+from audiocraft_qamdt.utils.randomness import noise_like_items
 
 HEADER = ("sampler", "steps", "guidance acts from", "evaluations", "error")
 TRIED = (

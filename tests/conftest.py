@@ -14,7 +14,7 @@ import torch
 
 from audiocraft_qamdt.compat import prepare
 
-from .clap import write_clap
+from .helpers.clap import write_clap
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 
@@ -94,11 +94,11 @@ def tiny_clap(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> SimpleNamespace:
     """A model trained for four steps, with every granularity: its experiment, export, and what its solver generates."""
-    from audiocraft_qamdt import checkpoints
-    from audiocraft_qamdt.exporting import CHECK_PROMPTS, CHECK_STEPS
+    from audiocraft_qamdt.checkpoints import store
+    from audiocraft_qamdt.generation.export import CHECK_PROMPTS, CHECK_STEPS
 
-    from .audio_folder import make_folder
-    from .runs import TINY, solver_in
+    from .helpers.audio_folder import make_folder
+    from .helpers.runs import TINY, solver_in
 
     root = tmp_path_factory.mktemp("trained")
     overrides = {
@@ -113,7 +113,7 @@ def trained(tmp_path_factory) -> SimpleNamespace:
     }
     with solver_in(root / "outputs", *TINY, *(f"{key}={value}" for key, value in overrides.items())) as solver:
         solver.run()
-        checkpoints.export(root / "export", checkpoints.load(solver.folder))
+        store.export(root / "export", store.load(solver.folder))
         with solver.swap_best_state():  # as AudioCraft's generate and evaluate stages do
             solver.generator.set_generation_params(steps=CHECK_STEPS, duration=2.56)
             audio = torch.cat([solver.generator.generate(CHECK_PROMPTS, quality=level) for level in (1, 5)])
@@ -123,7 +123,7 @@ def trained(tmp_path_factory) -> SimpleNamespace:
 @pytest.fixture
 def model(trained):
     """That model, with few steps."""
-    from audiocraft_qamdt.generate import QAMDT
+    from audiocraft_qamdt.generation.qamdt import QAMDT
 
     model = QAMDT.get_pretrained(str(trained.export), "cpu")
     model.set_generation_params(steps=4)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from audiocraft_qamdt.generate import QAMDT
+from audiocraft_qamdt.generation.qamdt import QAMDT
 from benchmarks import harness
 from benchmarks.__main__ import main
 from benchmarks.harness import Bench, Result, Settings, Work, count_flops, measure, select

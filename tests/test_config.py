@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 
 from audiocraft_qamdt.builders import get_conditioner_provider, get_fuser
 from audiocraft_qamdt.compat import CONFIG_ROOT
-from audiocraft_qamdt.quality.attributes import GRANULARITIES
+from audiocraft_qamdt.data.attributes import GRANULARITIES
 
-from .runs import main_in
+from .helpers.runs import main_in
 
 RECIPES = ["qamdt", *(f"qamdt/{path.stem}" for path in sorted((CONFIG_ROOT / "solver" / "qamdt").glob("*.yaml")))]
 CONDITIONERS = sorted(path.stem for path in (CONFIG_ROOT / "conditioner" / "qamdt").glob("*.yaml"))

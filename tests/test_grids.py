@@ -10,10 +10,10 @@ from dora.grid import RunGridArgs, run_grid
 
 from audiocraft_qamdt.cli import main as qamdt
 from audiocraft_qamdt.compat import CONFIG_ROOT
-from audiocraft_qamdt.local_grid import collect, find_explorer, grid_names
-from audiocraft_qamdt.sweeps import Sweep, _name, _read
+from audiocraft_qamdt.sweeps.arms import Sweep, _name, _read
+from audiocraft_qamdt.sweeps.runner import collect, find_explorer, grid_names
 
-from .runs import main_in
+from .helpers.runs import main_in
 
 FOLDER = CONFIG_ROOT.parent / "grids"
 NAMES = grid_names(FOLDER)

@@ -14,10 +14,10 @@ import pytest
 import soundfile
 import torch
 
-from audiocraft_qamdt import checkpoints
+from audiocraft_qamdt.checkpoints import store
 
-from .audio_folder import make_folder
-from .runs import TINY, dora, experiment, history, log_of
+from .helpers.audio_folder import make_folder
+from .helpers.runs import TINY, dora, experiment, history, log_of
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +84,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_is_the_same_run(folder, un
     killed.wait()
     resumed = experiment(tmp_path, *arguments)
     assert len(history(resumed)) == 1
-    assert checkpoints.load(resumed).model, "the checkpoint on disk is whole"
+    assert store.load(resumed).model, "the checkpoint on disk is whole"
     assert dora(tmp_path, *arguments).returncode == 0, log_of(tmp_path)[-3000:]
     assert history(resumed) == history(reference)
     first, second = (torch.load(path / "checkpoint.th", weights_only=True) for path in (reference, resumed))

@@ -8,11 +8,11 @@ import resource
 import pytest
 import torch
 
-from audiocraft_qamdt import checkpoints
+from audiocraft_qamdt.checkpoints import store
 
-from .audio_folder import make_folder
+from .helpers.audio_folder import make_folder
+from .helpers.runs import TINY, history, solver_in
 from .models.test_compiling import needs_compiler
-from .runs import TINY, history, solver_in
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,8 @@ def test_one_epoch_then_continue_from_its_export(folder, tmp_path):
     """Train, export, continue: weights, latent statistics and quality statistics arrive."""
     with solver_in(tmp_path / "a", *argv(folder)) as solver:
         solver.run()
-        trained = checkpoints.load(solver.folder)
-        checkpoints.export(tmp_path / "export", trained)
+        trained = store.load(solver.folder)
+        store.export(tmp_path / "export", trained)
     with solver_in(tmp_path / "b", *argv(folder, f"continue_from={tmp_path / 'export'}")) as other:
         other.restore()
         for key, value in trained.model.items():
@@ -153,7 +153,7 @@ def test_full_disk_keeps_the_previous_checkpoint(folder, tmp_path):
         assert (solver.folder / "checkpoint.th").read_bytes() == before
         assert not list(solver.folder.glob("*.tmp*"))
         solver.save_checkpoints()
-        assert checkpoints.load(solver.folder).model
+        assert store.load(solver.folder).model
 
 
 def test_malicious_checkpoint_is_refused_not_run(folder, tmp_path):

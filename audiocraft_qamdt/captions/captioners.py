@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..builders import resolve_device
-from ..randomness import keyed_seed
+from ..utils.randomness import keyed_seed
 from .endpoint import Endpoint, EndpointError, audio_message
 from .local import load_pretrained, seeded
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..randomness import keyed_seed
+from ..utils.randomness import keyed_seed
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..data.manifest import find_manifest, read_manifest
-from ..shards import Shard, take_shard
+from ..slurm.shards import Shard, take_shard
 from .cache import CACHE_FOLDER, StageCache
 from .endpoint import BudgetSpent, EndpointError
 from .records import undo_texts, write_texts

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..builders import resolve_device
+from ..clap.scorer import ClapScorer
 from ..compat import CONFIG_ROOT
-from ..rerank import ClapScorer
 from .captioners import Captioner, EndpointCaptioner, LocalCaptioner
 from .endpoint import Endpoint
 from .language_models import EndpointLanguageModel, LocalLanguageModel

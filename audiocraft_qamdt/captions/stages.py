@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..randomness import keyed_seed
+from ..utils.randomness import keyed_seed
 from .cache import StageCache, digest, file_digest, pack, unpack
 from .captioners import Clip
 from .endpoint import BudgetSpent, EndpointError
@@ -17,15 +17,7 @@ from .matching import Match, gather, hear, match, mismatched_score, unmatched
 from .records import CAPTIONS, Candidate, Texts, read_texts
 from .retrieval import TextIndex, build_index
 from .rewriting import Request, make_request
-from .settings import (
-    SIDECAR,
-    Settings,
-    get_captioner,
-    get_guard,
-    get_matcher,
-    get_rewriter,
-    get_thresholds,
-)
+from .settings import SIDECAR, Settings, get_captioner, get_guard, get_matcher, get_rewriter, get_thresholds
 from .text import clean, has_instructions
 
 STAGES = ("caption", "match", "rewrite")

@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..shards import Shard, add_shard_options, run_shards
+from ..slurm.shards import Shard, add_shard_options, run_shards
 from .output import say
 
 if TYPE_CHECKING:

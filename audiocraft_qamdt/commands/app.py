@@ -20,7 +20,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 
 
 def _app(args: argparse.Namespace) -> int:
-    from ..app import Limits, serve
+    from ..generation.app import Limits, serve
 
     limits = Limits(args.max_duration, args.max_candidates, args.max_steps, args.max_queue)
     serve(model_name(args.model), args.device, args.dtype, limits=limits, host=args.host, port=args.port)

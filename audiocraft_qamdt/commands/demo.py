@@ -14,7 +14,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from ..demo import run_demo
+    from ..reports.demo import run_demo
 
     run_demo(args.out, epochs=args.epochs)
     return 0

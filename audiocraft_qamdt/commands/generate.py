@@ -86,7 +86,7 @@ def _generate(args: argparse.Namespace) -> int:
     from ..compat import prepare
 
     prepare()
-    from ..jobs import check_writable, make_jobs, read_prompts, run_jobs
+    from ..generation.files import check_writable, make_jobs, read_prompts, run_jobs
 
     for name in ("candidates", "batch_size"):
         if getattr(args, name) < 1:
@@ -106,7 +106,7 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _load(name: str, args: argparse.Namespace):  # noqa: ANN202  (importing QAMDT for the hint takes seconds)
-    from ..generate import QAMDT
+    from ..generation.qamdt import QAMDT
 
     model = QAMDT.get_pretrained(name, args.device, args.dtype)
     if args.rerank:

@@ -23,7 +23,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 
 
 def _grid(args: argparse.Namespace) -> int:
-    from ..local_grid import Options, Screen, run_grid
+    from ..sweeps.runner import Options, Screen, run_grid
     from ..train import main
 
     devices = [device.strip() for device in args.devices.split(",") if device.strip()]

@@ -36,7 +36,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from ..exporting import Card, export_model
+    from ..generation.export import Card, export_model
 
     folder = export_model(args.model, args.out, Card(args.title or args.out.name, args.license, args.data))
     say([f"{folder}: loads again and generates the same audio, bit for bit"])
@@ -46,14 +46,14 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _push(args: argparse.Namespace) -> int:
-    from ..exporting import push
+    from ..generation.export import push
 
     say([push(args.folder, args.hub_id, private=args.private, revision=args.revision)])
     return 0
 
 
 def _import_official(args: argparse.Namespace) -> int:
-    from ..importing import import_official
+    from ..checkpoints.official import import_official
 
     folder = import_official(
         args.checkpoint,

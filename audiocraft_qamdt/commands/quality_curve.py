@@ -28,14 +28,14 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 
 
 def _quality_curve(args: argparse.Namespace) -> int:
-    from .. import checkpoints
+    from ..checkpoints import store
     from ..data.manifest import read_descriptions
-    from ..generate import QAMDT
+    from ..generation.qamdt import QAMDT
     from ..quality.predictors.base import load_predictor
-    from ..quality_curve import along_rise, by_level, write_curves
+    from ..reports.quality_curve import along_rise, by_level, write_curves
 
     model = QAMDT.get_pretrained(args.model, args.device)
-    labels = checkpoints.load(args.model).quality_statistics.get("predictor")
+    labels = store.load(args.model).quality_statistics.get("predictor")
     judge = load_predictor(args.judge, args.device)
     if judge.name == labels:
         raise ValueError(f"--judge {judge.name} labelled the training data of {args.model}: choose another judge")

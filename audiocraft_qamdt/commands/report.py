@@ -30,7 +30,7 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _report_runs(args: argparse.Namespace) -> int:
-    from ..report import find_run, write_report
+    from ..reports.runs import find_run, write_report
 
     if args.baseline or args.unfinished:
         raise ValueError("report: --baseline and --unfinished are about the arms of a grid: give --grid NAME")
@@ -40,8 +40,8 @@ def _report_runs(args: argparse.Namespace) -> int:
 
 
 def _report_grid(args: argparse.Namespace) -> int:
-    from ..grid_report import markdown, write_grid_report
-    from ..sweeps import find_grid, make_sweep
+    from ..sweeps.arms import find_grid, make_sweep
+    from ..sweeps.report import markdown, write_grid_report
 
     sweep = make_sweep(args.grid, find_grid(args.grid), unfinished=args.unfinished)
     written = write_grid_report(sweep, args.out, baseline=args.baseline)

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from ..compat import prepare
-from ..quality.attributes import QUALITY, quality_attributes
-from ..randomness import keyed_generator, keyed_seed
+from ..utils.randomness import keyed_generator, keyed_seed
+from .attributes import QUALITY, quality_attributes
 from .manifest import Quality, find_manifest, read_quality, read_sidecar, sidecar_path
 
 prepare()

@@ -10,8 +10,8 @@ import julius
 import torch
 from torch import Tensor
 
+from ..clap.scorer import SHORTEST, ClapScorer, windows
 from ..compat import prepare
-from ..rerank import SHORTEST, ClapScorer, windows
 from .base import Clip, MeanMetric, Network, Outputs, safe
 from .weights import resolve, weights_of
 

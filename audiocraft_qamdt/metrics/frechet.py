@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..randomness import keyed_seed
+from ..utils.randomness import keyed_seed
 from .base import Clip, Metric, Network, SumOverRanks
 
 logger = logging.getLogger(__name__)

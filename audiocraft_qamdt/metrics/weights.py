@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..builders import MissingWeights
-from ..checkpoints import load_safely
+from ..checkpoints.store import load_safely
 from ..compat import prepare
 
 

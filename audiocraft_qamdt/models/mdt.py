@@ -11,17 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .layers import (
-    FEED_FORWARD,
-    Block,
-    FinalLayer,
-    FoldedText,
-    LevelEmbedding,
-    Text,
-    TextKeys,
-    TimestepEmbedding,
-    take,
-)
+from .layers import FEED_FORWARD, Block, FinalLayer, FoldedText, LevelEmbedding, Text, TextKeys, TimestepEmbedding, take
 from .linear import Linear
 from .masking import TokenMask
 from .patching import PatchEmbed, PatchGrid, unpatchify

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..data.manifest import replacing
-from ..randomness import keyed_generator
+from ..utils.randomness import keyed_generator
 from .dataset import to_pcm16
 from .degradation import CALIBRATION_KINDS, degrade
 from .synthesis import GENRES, compose, render

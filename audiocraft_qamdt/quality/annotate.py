@@ -33,7 +33,7 @@ from ..data.manifest import (
     write_manifest,
     write_sidecar_key,
 )
-from ..shards import Shard, take_shard
+from ..slurm.shards import Shard, take_shard
 from .levels import LEVELS, PRESETS, STATISTICS_FILE, QualityStatistics, level_rule
 from .predictors.base import Predictor, load_predictor
 

@@ -8,9 +8,9 @@ import treetable as tt
 from dora.explore import Herd, Launcher
 from dora.log import fatal
 
-from audiocraft_qamdt import overrides
 from audiocraft_qamdt.compat import prepare
 from audiocraft_qamdt.metrics.table import quantity
+from audiocraft_qamdt.sweeps import overrides
 
 prepare()
 

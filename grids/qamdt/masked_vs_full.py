@@ -7,8 +7,8 @@ costs more; and the plain one with so many updates fewer that both cost the same
 
 from __future__ import annotations
 
-from audiocraft_qamdt.flops import masked_share
-from audiocraft_qamdt.overrides import checked
+from audiocraft_qamdt.sweeps.flops import masked_share
+from audiocraft_qamdt.sweeps.overrides import checked
 
 from ._explorers import QAMDTExplorer
 from ._sweep import recipe, sweep

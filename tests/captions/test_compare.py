@@ -11,8 +11,8 @@ from audiocraft_qamdt.captions.compare import compare
 from audiocraft_qamdt.captions.settings import load_settings
 from audiocraft_qamdt.cli import main
 
-from ..audio_folder import make_folder
-from ..clap import write_clap
+from ..helpers.audio_folder import make_folder
+from ..helpers.clap import write_clap
 from .server import Reply, serve
 
 CONFIG = """

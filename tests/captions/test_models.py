@@ -8,7 +8,7 @@ import torch
 from audiocraft_qamdt.captions.captioners import Clip, LocalCaptioner
 from audiocraft_qamdt.captions.language_models import LocalLanguageModel, Prompt
 
-from ..audio_folder import tone
+from ..helpers.audio_folder import tone
 from .tiny import write_language_model, write_qwen2_audio, write_whisper
 
 

@@ -22,10 +22,10 @@ from audiocraft_qamdt.cli import _parser, main
 from audiocraft_qamdt.commands.captions import _work
 from audiocraft_qamdt.compat import CONFIG_ROOT
 from audiocraft_qamdt.data.manifest import build_manifest, write_manifest
-from audiocraft_qamdt.shards import ShardJob
+from audiocraft_qamdt.slurm.shards import ShardJob
 
-from ..audio_folder import make_folder
-from ..clap import write_clap
+from ..helpers.audio_folder import make_folder
+from ..helpers.clap import write_clap
 from .server import Reply, serve
 from .tiny import write_language_model, write_whisper
 

@@ -9,7 +9,7 @@ from audiocraft.utils.cache import CachedBatchWriter
 from audiocraft_qamdt.data.cache import LatentBatchLoader, from_record, to_record
 from audiocraft_qamdt.data.dataset import QualityMusicDataset
 
-from ..audio_folder import make_folder
+from ..helpers.audio_folder import make_folder
 
 
 @pytest.fixture

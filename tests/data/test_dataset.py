@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from audiocraft_qamdt.conditioners import QualityConditioner, to_levels
+from audiocraft_qamdt.conditioning.conditioners import QualityConditioner, to_levels
 from audiocraft_qamdt.data import dataset as module
 from audiocraft_qamdt.data.dataset import CURVE_RATE, QualityMusicDataset
 from audiocraft_qamdt.data.manifest import build_manifest
 from audiocraft_qamdt.models.mdt import resample_levels
 from audiocraft_qamdt.quality.levels import QualityStatistics, level_rule
 
-from ..audio_folder import make_folder, write_track
+from ..helpers.audio_folder import make_folder, write_track
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from audiocraft_qamdt.metrics.table import METRICS
 from audiocraft_qamdt.playground.dataset import make_dataset
 from audiocraft_qamdt.quality.predictors.acoustic import Acoustic
 
-from ..runs import TINY, dora, experiment, history, log_of, main_in, solver_in
+from ..helpers.runs import TINY, dora, experiment, history, log_of, main_in, solver_in
 
 PLAYGROUND = ["solver/qamdt/evaluation=playground", "dataset.evaluate.num_samples=20"]
 

@@ -10,15 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from audiocraft_qamdt.quality.levels import (
-    LEVELS,
-    PRESETS,
-    WORDS,
-    QualityStatistics,
-    level_rule,
-    prefixed,
-    unprefixed,
-)
+from audiocraft_qamdt.quality.levels import LEVELS, PRESETS, WORDS, QualityStatistics, level_rule, prefixed, unprefixed
 
 PMOS = st.floats(1, 5)
 SCORES = st.lists(PMOS, min_size=5, max_size=50)

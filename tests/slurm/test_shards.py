@@ -1,105 +1,100 @@
-"""Shards on a real SLURM: all done, each failure reported with its log; Ctrl-C and --no-wait leave jobs running."""
+"""Shares of the rows are whole and separate, and options reach submitit; jobs themselves are in tests/slurm."""
 
 from __future__ import annotations
 
 import argparse
-import functools
-import os
-import signal
-import subprocess
-import time
-from pathlib import Path
 
 import pytest
-import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
-from audiocraft_qamdt import cli
-from audiocraft_qamdt.data.manifest import read_quality
-from audiocraft_qamdt.quality.levels import QualityStatistics
-from audiocraft_qamdt.shards import INTERRUPTED, Shard, add_shard_options, run_shards
-
-from ..audio_folder import make_folder
-
-ROOT = Path(__file__).resolve().parents[2]
+from audiocraft_qamdt.slurm.shards import add_shard_options, parse_shard, run_shards, slurm_parameters, take_shard
 
 
-@pytest.fixture(autouse=True)
-def _jobs_find_the_tests(slurm, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-
-
-def parse(tmp_path: Path, *argv: str) -> argparse.Namespace:
+def parse(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.set_defaults(command="work")
     add_shard_options(parser)
-    return parser.parse_args([*argv, "--slurm-cpus", "1", "--slurm-logs", str(tmp_path / "logs")])
+    return parser.parse_args(argv)
 
 
-def succeed_fail_or_die(fault: str, shard: Shard) -> str:
-    if shard == (1, 3):
-        raise ValueError(fault)
-    if shard == (2, 3):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return f"shard {shard[0]}"
+@given(st.lists(st.integers()), st.integers(1, 20))
+def test_shards_share_all_rows_and_none_twice(rows, count):
+    shares = [take_shard(rows, parse_shard(f"{index}/{count}")) for index in range(count)]
+    assert sorted(row for share in shares for row in share) == sorted(rows)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def touch_slowly(folder: Path, shard: Shard) -> None:
-    time.sleep(3)
-    (folder / str(shard[0])).touch()
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("3", "'3' must be i/n, such as 0/4"),
+        ("a/b", "'a/b' must be i/n"),
+        ("-1/4", "'-1/4' must be i/n"),
+        ("1/2/3", "'1/2/3' must be i/n"),
+        ("4/4", "shard 4/4: the first number must be from 0 to 3"),
+        ("0/0", "shard 0/0: the second number must be at least 1"),
+    ],
+)
+def test_a_wrong_shard_is_refused_with_what_is_wrong(text, message, capsys):
+    with pytest.raises(SystemExit):
+        parse(f"--shard={text}")
+    assert message in capsys.readouterr().err
 
 
-def test_annotate_on_three_shards(tmp_path, capsys):
-    folder = make_folder(tmp_path / "data", tracks=6, duration=2.0, quality=False)
-    (folder / "track4.wav").write_bytes(b"RIFF")
-    logs = tmp_path / "logs"
-    argv = ["annotate", str(folder), "--slurm", "3", "--slurm-cpus", "1", "--slurm-logs", str(logs)]
-    assert cli.main(argv) == 1  # for the track that cannot be read
-    told = capsys.readouterr().out
-    assert "5 tracks scored, 0 before, 1 unreadable" in told and "track4.wav" in told.splitlines()[-1]
-    assert QualityStatistics.load(folder).count == 5
-    assert len(list(logs.glob("annotate-*/*_log.out"))) == 3
-    soundfile.write(folder / "track4.wav", soundfile.read(folder / "track3.wav")[0], 16000)
-    assert cli.main(argv) == 0
-    assert "1 tracks scored, 5 before, 0 unreadable" in capsys.readouterr().out
-    assert all(read_quality(folder / f"track{index}.wav") for index in range(6))
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--slurm", "0"], "at least 1"),
+        (["--slurm", "2", "--shard", "0/2"], "not allowed with"),
+        (["--slurm-option", "qos"], "'qos' must be KEY=VALUE"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(argv, message, capsys):
+    with pytest.raises(SystemExit):
+        parse(*argv)
+    assert message in capsys.readouterr().err
 
 
-def test_shards_that_fail_are_reported_with_their_logs(tmp_path):
-    done = run_shards(parse(tmp_path, "--slurm", "3"), functools.partial(succeed_fail_or_die, "no such thing"))
-    assert (done.results, done.status) == (["shard 0"], 1)
-    raised, killed = done.lines
-    assert raised.startswith("shard 1/3 failed (ValueError: no such thing): see ")
-    assert killed.startswith("shard 2/3 failed (") and "FAILED" in killed
-    assert "ValueError: no such thing" in Path(raised.split("see ")[1]).read_text()
-    assert Path(killed.split("see ")[1]).exists()
+def test_without_slurm_the_work_is_done_here():
+    assert run_shards(parse(), lambda shard: shard).results == [(0, 1)]
+    done = run_shards(parse("--shard", "2/5"), lambda shard: shard)
+    assert (done.results, done.lines, done.status) == ([(2, 5)], [], 0)
 
 
-def test_a_partition_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(RuntimeError, match="SLURM refused the jobs .*[Ii]nvalid partition"):
-        run_shards(parse(tmp_path, "--slurm", "2", "--slurm-partition", "nowhere"), print)
+def test_the_teams_file_gives_the_defaults_and_options_win(team):
+    team("  partitions: {team: ours, global: all}\n  slurm_exclude: bad1,bad2\n  slurm: {account: music, time: 30}\n")
+    assert slurm_parameters(parse()) == {
+        "slurm_partition": "ours,all",
+        "slurm_account": "music",
+        "timeout_min": 30,
+        "cpus_per_task": 2,
+        "slurm_additional_parameters": {"exclude": "bad1,bad2"},
+    }
+    argv = "--slurm-partition x --slurm-time 5 --slurm-gpus 1 --slurm-mem 8 --slurm-cpus 3 --slurm-option qos=low"
+    assert slurm_parameters(parse(*argv.split())) == {
+        "slurm_partition": "x",
+        "slurm_account": "music",
+        "timeout_min": 5,
+        "gpus_per_node": 1,
+        "mem_gb": 8.0,
+        "cpus_per_task": 3,
+        "slurm_additional_parameters": {"exclude": "bad1,bad2", "qos": "low"},
+    }
 
 
-@pytest.mark.parametrize("how", ["no-wait", "ctrl-c"])
-def test_jobs_that_are_not_waited_for_go_on(how, tmp_path):
-    work = functools.partial(touch_slowly, tmp_path)
-    if how == "ctrl-c":
-        handler = signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.setitimer(signal.ITIMER_REAL, 2)
-        try:
-            done = run_shards(parse(tmp_path, "--slurm", "2"), work)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, handler)
-        assert done.status == INTERRUPTED
-    else:
-        done = run_shards(parse(tmp_path, "--slurm", "2", "--no-wait"), work)
-        assert done.status == 0
-    assert not (tmp_path / "1").exists()
-    told = "\n".join(done.lines)
-    job = told.split("submitted as job ")[1].split(",")[0]
-    assert f"squeue -j {job}" in told and f"scancel {job}" in told
-    deadline = time.monotonic() + 60
-    while subprocess.run(["squeue", "-h", "-j", job], capture_output=True, text=True).stdout:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    assert (tmp_path / "0").exists() and (tmp_path / "1").exists()
+def test_a_team_without_slurm_settings_leaves_them_to_slurm(team):
+    team("  partitions: {team: same, global: same}\n")
+    assert slurm_parameters(parse())["slurm_partition"] == "same"
+    team("")
+    assert slurm_parameters(parse()) == {"timeout_min": 1200, "cpus_per_task": 2}
+    team("  slurm: {gpu: 1}\n")
+    with pytest.raises(ValueError, match=r"slurm\.gpu in the team's file is unknown: choose among partition, .*gpus"):
+        slurm_parameters(parse())
+
+
+def test_where_there_is_no_slurm_it_says_so(team, tmp_path, monkeypatch):
+    team("")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"--slurm: there is no SLURM on this machine .*use --shard i/n"):
+        run_shards(parse("--slurm", "2"), print)

@@ -1,0 +1,1 @@
+"""Trained models on disk: AudioCraft's checkpoints, exports, and the published files."""

@@ -1,0 +1,155 @@
+"""The published Lightning checkpoint to an export that generates and trains further."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import typing as tp
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from ..compat import CONFIG_ROOT, point_to_configs
+from ..models.official import from_official
+from . import store
+
+logger = logging.getLogger(__name__)
+
+NETWORK, EMA = "model.diffusion_model.", "model_ema."
+BINS = 16
+"""Latent bins of the published VAE: with the number of patches they give the latent frames."""
+
+# The p-MOS of the published training data, from which its thresholds 3.55 and 4.05 come (DESIGN: "Quality").
+PUBLISHED_MEAN, PUBLISHED_STD = 3.80, 0.20
+
+
+def import_official(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    vae: str | Path | None = None,
+    vocoder: str | Path | None = None,
+    ema: bool = True,
+    num_heads: int = 16,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Write an export of the published checkpoint: `QAMDT.get_pretrained`, `continue_from` and fine-tuning load it.
+
+    The checkpoint is memory-mapped, and its tensors are written one after the other.
+
+    Args:
+        checkpoint: Lightning checkpoint with the network's keys under `model.diffusion_model.`.
+        out: folder to write; complete or not at all.
+        vae, vocoder: the codec's files; None = they are in the checkpoint.
+        ema: take the averaged weights where there are some.
+        num_heads: attention heads, which no weight shows.
+        overrides: of the recipe `solver=qamdt`, as on the command line of `dora run`.
+    Returns:
+        The folder.
+    Raises:
+        ValueError: a file that is damaged, holds code, NaN weights, or keys that are missing, extra or misshapen.
+    """
+    checkpoint = Path(checkpoint)
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"{checkpoint}: there is no such file")
+    content = store.load_safely(checkpoint, mmap=True)
+    state = content.get("state_dict", content)
+    network = network_weights(state, ema)
+    if not network:
+        raise ValueError(f"{checkpoint}: no keys under {NETWORK!r}, so it is not the published checkpoint")
+    try:
+        shape = infer_config(network, num_heads)
+        model = from_official(network, shape)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{checkpoint}: {error}") from error
+    std = torch.full((shape["in_channels"], BINS), 1 / float(state.get("scale_factor", 1.0)))
+    trained = store.TrainedModel(
+        cfg=_recipe(shape, vae or checkpoint, vocoder or checkpoint, overrides),
+        model={f"backbone.{key}": value for key, value in model.state_dict().items()},
+        codec_statistics={"mean": torch.zeros_like(std), "std": std, "count": torch.tensor(1)},
+        quality_statistics=published_statistics(),
+    )
+    store.export(out, trained)
+    return Path(out)
+
+
+def network_weights(state: Mapping[str, Tensor], ema: bool) -> dict[str, Tensor]:
+    """Weights of the network under the published class's own names, averaged ones where there are and `ema` wants them.
+
+    The average is kept under the same names with the dots removed (LitEma of the latent diffusion code).
+    """
+    names = [key.removeprefix(NETWORK) for key in state if key.startswith(NETWORK)]
+    averaged = {name: EMA + f"diffusion_model.{name}".replace(".", "") for name in names}
+    found = sum(key in state for key in averaged.values())
+    logger.info("%d weights of the network, %d of them averaged%s", len(names), found, "" if ema else " (not used)")
+    return {name: state[averaged[name]] if ema and averaged[name] in state else state[NETWORK + name] for name in names}
+
+
+def infer_config(network: Mapping[str, Tensor], num_heads: int) -> dict[str, tp.Any]:
+    """Arguments of the published constructor, read off the shapes of its weights.
+
+    Raises:
+        KeyError: a weight that says some of it is missing.
+    """
+    width, channels, patch_frames, patch_bins = network["x_embedder.proj.weight"].shape
+    rows = network["pos_embed"].shape[1] // (BINS // patch_bins)
+    return {
+        "input_size": [rows * patch_frames, BINS],
+        "patch_size": [patch_frames, patch_bins],
+        "overlap": [0, 0],
+        "in_channels": channels,
+        "hidden_size": width,
+        "depth": 2 * _count(network, "en_inblocks") + _count(network, "de_blocks"),
+        "num_heads": num_heads,
+        "mlp_ratio": network["sideblocks.0.mlp.fc1.weight"].shape[0] / width,
+        "cond_dim": network["y_embedder.weight"].shape[1],
+        "mask_ratio": 0.3,
+        "decode_layer": _count(network, "de_blocks"),
+        "lewei_scale": 1.0,
+    }
+
+
+def _count(network: Mapping[str, Tensor], blocks: str) -> int:
+    return len({key.split(".")[1] for key in network if key.startswith(f"{blocks}.")})
+
+
+def published_statistics() -> dict[str, tp.Any]:
+    """Fields of `QualityStatistics` that give the published thresholds."""
+    normal = statistics.NormalDist(PUBLISHED_MEAN, PUBLISHED_STD)
+    shares = [(index + 0.5) / 21 for index in range(21)]
+    return {
+        "mean": PUBLISHED_MEAN,
+        "std": PUBLISHED_STD,
+        "count": 0,
+        "quantiles": [normal.inv_cdf(share) for share in shares],
+        "predictor": "published",
+        "version": "ceebbdb",
+        "unscored": 0,
+    }
+
+
+def _recipe(shape: Mapping[str, tp.Any], vae: str | Path, vocoder: str | Path, overrides: Sequence[str]) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+
+    point_to_configs()
+    mdt = {
+        "patch": shape["patch_size"],
+        "dim": shape["hidden_size"],
+        "depth": shape["depth"],
+        "decoder_depth": shape["decode_layer"],
+        "num_heads": shape["num_heads"],
+        "ffn_ratio": shape["mlp_ratio"],
+        "context_dim": shape["cond_dim"],
+    }
+    values = {
+        **{f"mdt.{key}": value for key, value in mdt.items()},
+        "latents.mel_vae.checkpoint": "null",
+        "latents.mel_vae.vae": Path(vae).resolve(),
+        "latents.mel_vae.vocoder": Path(vocoder).resolve(),
+        "dataset.segment_duration": shape["input_size"][0] / 25,  # 25 latent frames per second
+    }
+    with initialize_config_dir(str(CONFIG_ROOT), version_base="1.3"):
+        return compose("config", ["solver=qamdt", *(f"{key}={value}" for key, value in values.items()), *overrides])

@@ -1,0 +1,245 @@
+"""Trained models on disk: AudioCraft's checkpoints read, and exports (config + safetensors) read and written.
+
+An export is a folder, or a model on the Hugging Face hub, with `config.json` (the solver's config), `model.safetensors`
+(network, conditioners and the codec's latent statistics) and, where known, `quality.json` (the statistics that levels
+are derived from). Pretrained parts that came from local files may lie in its folder `weights`; see `PARTS`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shutil
+import typing as tp
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from ..compat import prepare
+
+CONFIG, WEIGHTS, QUALITY = "config.json", "model.safetensors", "quality.json"
+PARTS = "weights"
+PART_KEYS = (
+    "latents.encodec.checkpoint",
+    "latents.mel_vae.checkpoint",
+    "latents.mel_vae.vae",
+    "latents.mel_vae.vocoder",
+    "conditioners.description.qamdt_t5.name",
+)
+"""Config keys of pretrained parts; in an export, a value that begins with `./` is inside its folder."""
+_HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_STATISTICS = "codec.statistics."
+_MODEL = "model."
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+@dataclass
+class TrainedModel:
+    """What is needed to generate with a model or to train it further.
+
+    Args:
+        cfg: the solver's config.
+        model: state of `QAMDTModel`.
+        codec_statistics: state of the codec's `LatentStatistics`.
+        quality_statistics: fields of `QualityStatistics`; empty if unknown.
+        history: metrics by epoch and stage; empty if unknown.
+    """
+
+    cfg: DictConfig
+    model: dict[str, Tensor]
+    codec_statistics: dict[str, Tensor]
+    quality_statistics: dict[str, tp.Any]
+    history: list[dict[str, tp.Any]] = field(default_factory=list)
+
+    def solver_state(self) -> dict[str, tp.Any]:
+        """The same as the part of a solver's state that AudioCraft continues from."""
+        return {
+            "best_state": {"model": self.model},
+            "codec.statistics": self.codec_statistics,
+            "quality_statistics": self.quality_statistics,
+        }
+
+
+def is_export(path: str | Path) -> bool:
+    """Whether `path` is an export folder."""
+    return (Path(path) / CONFIG).is_file() and (Path(path) / WEIGHTS).is_file()
+
+
+def load(name: str | Path) -> TrainedModel:
+    """Read an export folder, a checkpoint file, an experiment's folder, `//sig/…`, `//reference/…` or a hub id.
+
+    Args:
+        name: a hub id is `owner/name` or `owner/name@revision`; what exists on this machine comes first.
+    Raises:
+        FileNotFoundError: there is nothing of that name, or the hub cannot be reached.
+        ValueError: the file is damaged, holds anything but data, or is not a checkpoint of this solver.
+    """
+    if is_export(name):
+        return _load_export(Path(name))
+    prepare()
+    from audiocraft.utils import checkpoint  # a second to import, and exports do not need it
+
+    path = checkpoint.resolve_checkpoint_path(str(name))
+    if path is None and not Path(name).exists() and (hub := _HUB_ID.fullmatch(str(name))):
+        return _load_export(download(hub["id"], hub["revision"]))
+    if path is None:
+        raise FileNotFoundError(
+            f"{name}: neither an export (folder with {CONFIG} and {WEIGHTS}) nor a checkpoint nor a hub id (owner/name)"
+        )
+    state = load_safely(path)
+    missing = [key for key in ("xp.cfg", "best_state", "codec.statistics") if key not in state]
+    if missing:
+        raise ValueError(f"{path}: not a checkpoint of solver=qamdt, it has no {', '.join(missing)}")
+    return TrainedModel(
+        state["xp.cfg"],
+        state["best_state"]["model"],
+        state["codec.statistics"],
+        state.get("quality_statistics", {}),
+        state.get("history", []),
+    )
+
+
+def download(hub_id: str, revision: str | None = None) -> Path:
+    """Folder of an export from the Hugging Face hub, fetched where it is not in the hub's cache.
+
+    Raises:
+        FileNotFoundError: there is no such model, it is no export, or the hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [CONFIG, WEIGHTS, QUALITY, f"{PARTS}/**"]
+    try:
+        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"{hub_id}: neither an export or checkpoint here nor a model on the hub ({_first_line(error)})"
+        ) from error
+    if not is_export(folder):
+        raise FileNotFoundError(f"{hub_id}: that model on the hub is no export, it has no {CONFIG} and {WEIGHTS}")
+    return folder
+
+
+def load_safely(path: Path, mmap: bool = False) -> dict[str, tp.Any]:
+    """`torch.load` of data only, on the CPU.
+
+    Raises:
+        ValueError: naming the file, when it is damaged or holds code.
+    """
+    try:
+        return torch.load(path, "cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        reason = re.search(r"Unsupported.*|.*GLOBAL.*|WeightsUnpickler error.*", str(error))
+        raise ValueError(
+            f"{path}: refused, it holds more than tensors and plain data "
+            f"({reason[0] if reason else _first_line(error)})"
+        ) from error
+    except (RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f"{path}: damaged or not a torch checkpoint ({_first_line(error)})") from error
+
+
+def export(folder: str | Path, trained: TrainedModel, finish: tp.Callable[[Path], None] = lambda folder: None) -> None:
+    """Write an export: complete under another name first, then renamed; an existing one is replaced.
+
+    Args:
+        finish: called with the export before it is renamed, to add to it; what it raises leaves nothing behind.
+    Raises:
+        ValueError: weights that are not finite, named.
+    """
+    bad = [key for key, value in trained.model.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise ValueError(f"weights with NaN or infinite values, nothing was written: {', '.join(bad[:5])}")
+    folder = Path(folder)
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        (part / CONFIG).write_text(json.dumps(OmegaConf.to_container(trained.cfg, resolve=True), indent=2))
+        _write_safetensors(dict(_flatten(trained)), part / WEIGHTS)
+        if trained.quality_statistics:
+            (part / QUALITY).write_text(json.dumps(trained.quality_statistics, indent=2))
+        finish(part)
+        _replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """The safetensors format, one tensor in memory at a time: the library's `save_file` copies all of them first."""
+    header, offset = {}, 0
+    for key, value in tensors.items():
+        size = value.numel() * value.element_size()
+        header[key] = {
+            "dtype": _DTYPES[value.dtype],
+            "shape": list(value.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the data begin at a multiple of 8
+    with open(path, "wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for value in tensors.values():
+            file.write(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+
+
+def _flatten(trained: TrainedModel) -> tp.Iterator[tuple[str, Tensor]]:
+    yield from ((_MODEL + key, value) for key, value in trained.model.items())
+    yield from ((_STATISTICS + key, value) for key, value in trained.codec_statistics.items())
+
+
+def _replace(part: Path, folder: Path) -> None:
+    old = folder.with_name(f"{folder.name}.old")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(part, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _load_export(folder: Path) -> TrainedModel:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS}: damaged ({_first_line(error)})") from error
+    quality = folder / QUALITY
+    return TrainedModel(
+        cfg=_read_config(folder),
+        model={key.removeprefix(_MODEL): value for key, value in state.items() if key.startswith(_MODEL)},
+        codec_statistics={
+            key.removeprefix(_STATISTICS): value for key, value in state.items() if key.startswith(_STATISTICS)
+        },
+        quality_statistics=json.loads(quality.read_text()) if quality.exists() else {},
+    )
+
+
+def _read_config(folder: Path) -> DictConfig:
+    try:
+        cfg = OmegaConf.create(json.loads((folder / CONFIG).read_text()))
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: damaged ({_first_line(error)})") from error
+    for key in PART_KEYS:
+        value = OmegaConf.select(cfg, key)
+        if isinstance(value, str) and value.startswith("./"):
+            OmegaConf.update(cfg, key, str(folder / value))
+    return cfg
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,1 @@
+"""CLAP: agreement of audio with text, and laion-clap's checkpoints."""

@@ -1,0 +1,262 @@
+"""`qamdt app`: a web page that generates with one model, for one person or a few."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+import tempfile
+import typing as tp
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..utils import plots
+from .files import Job, run_jobs
+from .params import Curve
+from .qamdt import QAMDT
+
+logger = logging.getLogger(__name__)
+
+EXAMPLES = [
+    ["slow piano in a minor", "", 5],
+    ["fast drums and bass", "piano", 4],
+    ["warm lo-fi guitar, tape hiss", "", 2],
+]
+_KEEP_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for, and how many may wait.
+
+    Args:
+        duration: longest clip, in seconds.
+        candidates: most clips at once.
+        steps: most sampling steps.
+        queue: most requests that wait.
+        words: longest prompt.
+    """
+
+    duration: float = 60.0
+    candidates: int = 4
+    steps: int = 200
+    queue: int = 16
+    words: int = 1000
+
+    def check(self, asked: Asked) -> None:
+        """Refuse what is beyond the limits, whatever the page's own controls allow.
+
+        Raises:
+            ValueError: naming the limit.
+        """
+        words = len(f"{asked.prompt} {asked.negative_prompt}".split())
+        limits = {
+            "duration": (asked.duration, self.duration, "s"),
+            "candidates": (asked.candidates, self.candidates, "clips"),
+            "steps": (asked.steps, self.steps, "steps"),
+            "prompt": (words, self.words, "words"),
+        }
+        for name, (value, largest, unit) in limits.items():
+            if value > largest:
+                raise ValueError(f"{name}: {value:g} {unit}, but this page makes at most {largest:g} {unit}")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the page's controls say, in their order."""
+
+    prompt: str
+    negative_prompt: str
+    quality: float
+    changes: bool
+    quality_start: float
+    quality_middle: float
+    quality_end: float
+    duration: float
+    steps: float
+    guidance_scale: float
+    seed: float
+    candidates: float
+
+    def curve(self) -> Curve:
+        """Quality over time: start, middle and end."""
+        middle = self.duration / 2
+        return [(0.0, self.quality_start), (middle, self.quality_middle), (self.duration, self.quality_end)]
+
+
+def make_clips(
+    model: QAMDT, name: str, asked: Asked, limits: Limits, folder: Path, progress: tp.Callable[[int, int], None]
+) -> list[tuple[Path, Path]]:
+    """The clips asked for, each an audio file (its settings beside it) and the picture of its spectrogram.
+
+    Args:
+        folder: empty; the files are written there.
+        progress: called with (steps done, steps in all).
+    Raises:
+        ValueError: what is asked for is impossible or beyond the limits.
+    """
+    limits.check(asked)
+    settings = {
+        "quality": asked.curve() if asked.changes else asked.quality,
+        "duration": asked.duration,
+        "steps": int(asked.steps),
+        "guidance_scale": asked.guidance_scale,
+        "negative_prompt": asked.negative_prompt or None,
+    }
+    seed, count = int(asked.seed), int(asked.candidates)
+    seeds = range(seed, seed + count)
+    jobs = [Job(folder / f"{chosen}.wav", asked.prompt, {**settings, "seed": chosen}) for chosen in seeds]
+    model.set_custom_progress_callback(progress)
+    for _ in run_jobs(model, name, jobs, batch_size=count):
+        pass
+    return [(job.path, _picture(job.path)) for job in jobs]
+
+
+def _picture(path: Path) -> Path:
+    import soundfile
+    import torch
+
+    samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    picture = path.with_suffix(".png")
+    plots.spectrogram(torch.from_numpy(samples).mean(dim=1), sample_rate, picture, f"seed {path.stem}")
+    return picture
+
+
+def build(model: QAMDT, name: str, limits: Limits, folder: Path) -> tp.Any:
+    """The page, a `gradio.Blocks`.
+
+    Args:
+        name: of the model, shown.
+        folder: where clips are written.
+    """
+    gradio = _gradio()
+    with gradio.Blocks(analytics_enabled=False, title="QA-MDT", delete_cache=(_KEEP_SECONDS, _KEEP_SECONDS)) as page:
+        gradio.Markdown(f"# QA-MDT\nText and quality in, music out. Model: `{name}`, {model.sample_rate} Hz.")
+        with gradio.Row():
+            with gradio.Column():
+                controls = _controls(gradio, model, limits)
+                button = gradio.Button("Generate", variant="primary", elem_id="generate")
+                gradio.Examples(EXAMPLES, [controls["prompt"], controls["negative_prompt"], controls["quality"]])
+            with gradio.Column():
+                message = gradio.Markdown("Nothing generated yet.", elem_id="message")
+                outputs = _outputs(gradio, limits.candidates)
+
+        def generate(*values: tp.Any, progress: tp.Any = gradio.Progress()) -> list[tp.Any]:  # noqa: B008
+            for shown_before in folder.iterdir():  # one request at a time, and the page has its own copies
+                shutil.rmtree(shown_before)
+            try:
+                clips = make_clips(
+                    model,
+                    name,
+                    Asked(*values),
+                    limits,
+                    Path(tempfile.mkdtemp(dir=folder)),
+                    lambda done, total: progress((done, total), desc="denoising", unit="steps"),
+                )
+            except (ValueError, RuntimeError) as error:
+                raise gradio.Error(str(error), print_exception=False) from error
+            shown = [gradio.update(value=str(file), visible=True) for clip in clips for file in clip]
+            hidden = [gradio.update(value=None, visible=False)] * (len(outputs) - len(shown))
+            return [f"{len(clips)} × {Asked(*values).duration:g} s", *shown, *hidden]
+
+        button.click(generate, list(controls.values()), [message, *outputs], api_name="generate")
+    return page.queue(max_size=limits.queue, default_concurrency_limit=1)
+
+
+def _controls(gradio: tp.Any, model: QAMDT, limits: Limits) -> dict[str, tp.Any]:
+    """Inputs by the names of `Asked`'s fields, in their order."""
+    defaults = model.params
+    seconds, steps = min(defaults.duration, limits.duration), min(defaults.steps, limits.steps)
+    controls: dict[str, tp.Any] = {
+        "prompt": gradio.Textbox(label="Prompt", lines=2, elem_id="prompt", placeholder="slow piano, warm strings"),
+        "negative_prompt": gradio.Textbox(label="Negative prompt", elem_id="negative"),
+        "quality": gradio.Slider(1, 5, 5, step=0.5, label="Quality", elem_id="quality"),
+        "changes": gradio.Checkbox(label="Quality changes along the clip", elem_id="changes"),
+    }
+    with gradio.Row(visible=False) as curve:
+        for place, level in (("start", 1), ("middle", 3), ("end", 5)):
+            slider = gradio.Slider(1, 5, level, step=0.5, label=f"Quality, {place}", elem_id=f"quality-{place}")
+            controls[f"quality_{place}"] = slider
+    show = lambda on: gradio.update(visible=on)  # noqa: E731
+    controls["changes"].change(show, controls["changes"], curve, api_visibility="private")
+    controls["duration"] = gradio.Slider(0.5, limits.duration, seconds, step=0.5, label="Seconds", elem_id="duration")
+    with gradio.Accordion("More", open=False):
+        controls["steps"] = gradio.Slider(1, limits.steps, steps, step=1, label="Steps", elem_id="steps")
+        scale = max(0.0, min(15.0, defaults.guidance.scale))
+        controls["guidance_scale"] = gradio.Slider(0, 15, scale, step=0.5, label="Guidance", elem_id="guidance")
+        controls["seed"] = gradio.Number(defaults.seed, precision=0, minimum=0, label="Seed", elem_id="seed")
+        controls["candidates"] = gradio.Slider(1, limits.candidates, 1, step=1, label="Clips", elem_id="candidates")
+    return {field.name: controls[field.name] for field in dataclasses.fields(Asked)}
+
+
+def _outputs(gradio: tp.Any, candidates: int) -> list[tp.Any]:
+    """A player and a picture for each clip there may be."""
+    outputs = []
+    for index in range(candidates):
+        outputs.append(
+            gradio.Audio(
+                label=f"Clip {index + 1}",
+                type="filepath",
+                interactive=False,
+                visible=index == 0,
+                buttons=["download"],
+                elem_id=f"clip-{index}",
+            )
+        )
+        outputs.append(
+            gradio.Image(
+                label="Spectrogram",
+                show_label=False,
+                type="filepath",
+                interactive=False,
+                visible=index == 0,
+                buttons=["download", "fullscreen"],
+                elem_id=f"picture-{index}",
+            )
+        )
+    return outputs
+
+
+def serve(
+    name: str,
+    device: str = "auto",
+    dtype: str = "float32",
+    *,
+    limits: Limits,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+) -> None:
+    """Load a model and show the page until interrupted.
+
+    Args:
+        name, device, dtype: see `QAMDT.get_pretrained`.
+        host: address to listen on.
+    Raises:
+        RuntimeError: gradio is not installed.
+        OSError: the port is taken.
+    """
+    gradio = _gradio()
+    model = QAMDT.get_pretrained(name, device, dtype)
+    with tempfile.TemporaryDirectory(prefix="qamdt-app-") as folder:
+        page = build(model, name, limits, Path(folder))
+        logger.info("http://%s:%d", host, port)
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            ssr_mode=False,
+            quiet=True,
+            footer_links=["api"],
+            theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        )
+
+
+def _gradio() -> tp.Any:
+    # Nothing is told to anyone: gradio reads this when it is imported, and asks for its newest version with analytics.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio
+    except ImportError as error:
+        raise RuntimeError('the web page needs gradio: pip install "audiocraft_qamdt[app]"') from error
+    return gradio

@@ -1,0 +1,204 @@
+"""A trained model to a folder that generates on any machine, and to the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import typing as tp
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from ..checkpoints import store
+from .qamdt import QAMDT
+
+logger = logging.getLogger(__name__)
+
+CHECK_STEPS = 4
+CHECK_PROMPTS = ("slow piano, warm", "")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the model card says that the checkpoint does not know.
+
+    Args:
+        title: name of the model.
+        license: of the weights: an identifier of the hub's list (mit, cc-by-nc-4.0, other, ...).
+        data: what it was trained on, and on what terms.
+    """
+
+    title: str
+    license: str = "unknown"
+    data: str = ""
+
+
+def export_model(name: str, out: str | Path, card: Card) -> Path:
+    """Write an export with its model card, load it again and compare what both generate, bit for bit, on the CPU.
+
+    Pretrained parts that are local files (the codec's, the text encoder's) go into the export too, paths of the data do
+    not.
+
+    Args:
+        name: what to export (see `store.load`).
+        out: folder to write; complete and checked, or not at all.
+    Returns:
+        The folder.
+    Raises:
+        RuntimeError: the export generates other audio than the original.
+    """
+    trained, out = store.load(name), Path(out)
+    reference = check_audio(trained)
+    portable = replace(trained, cfg=_without_paths(trained.cfg))
+
+    def finish(folder: Path) -> None:
+        _add_parts(folder, trained.cfg)
+        (folder / "README.md").write_text(model_card(card, trained))
+        difference = (check_audio(store.load(folder)) - reference).abs().max().item()
+        if difference != 0:
+            raise RuntimeError(
+                f"{name}: its export generates other audio (largest difference {difference:.2e}); nothing was written"
+            )
+
+    store.export(out, portable, finish)
+    return out
+
+
+def check_audio(trained: store.TrainedModel) -> Tensor:
+    """A short clip for each of `CHECK_PROMPTS` and quality 1 and 5, [4, channels, S], on the CPU."""
+    model = QAMDT.from_trained(replace(trained, cfg=trained.cfg.copy()), "cpu")
+    segment = model.model.backbone.latent_frames / model.codec.frame_rate
+    model.set_generation_params(steps=CHECK_STEPS, duration=segment, seed=0, num_candidates=1, quality=None, pmos=None)
+    return torch.cat([model.generate(CHECK_PROMPTS, quality=level) for level in (1, 5)])
+
+
+def _without_paths(cfg: DictConfig) -> DictConfig:
+    """The config without what names the machine that trained it."""
+    cfg = tp.cast(DictConfig, OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
+    for key in cfg.datasource:
+        if isinstance(cfg.datasource[key], str):
+            cfg.datasource[key] = None
+    for key in ("continue_from", "cache.path", "folder", "quality.statistics"):
+        if isinstance(OmegaConf.select(cfg, key), str):
+            OmegaConf.update(cfg, key, None)
+    OmegaConf.update(cfg, "dora.dir", "./outputs")
+    return cfg
+
+
+def _add_parts(folder: Path, cfg: DictConfig) -> None:
+    """Copy pretrained parts that are local into the export and point its config at them."""
+    content = json.loads((folder / store.CONFIG).read_text())
+    portable = OmegaConf.create(content)
+    for key in store.PART_KEYS:
+        source = OmegaConf.select(cfg, key)
+        if not isinstance(source, str) or not Path(source).exists():
+            continue
+        target = Path(store.PARTS) / key.rpartition(".")[2] / Path(source).name
+        (folder / target.parent).mkdir(parents=True, exist_ok=True)
+        copy: tp.Callable = shutil.copytree if Path(source).is_dir() else shutil.copyfile
+        copy(source, folder / target)
+        OmegaConf.update(portable, key, f"./{target.as_posix()}")
+    (folder / store.CONFIG).write_text(json.dumps(OmegaConf.to_container(portable), indent=2))
+
+
+def model_card(card: Card, trained: store.TrainedModel) -> str:
+    """README.md of a model on the hub: licence, data, settings, and the metrics that its run ended with."""
+    from huggingface_hub import ModelCardData
+
+    cfg, known = trained.cfg, trained.quality_statistics
+    data = ModelCardData(
+        license=card.license,
+        library_name="audiocraft_qamdt",
+        pipeline_tag="text-to-audio",
+        tags=["music", "text-to-music", "diffusion", "audiocraft", "qa-mdt"],
+    )
+    parameters = sum(value.numel() for value in trained.model.values()) / 1e6
+    quality = (
+        f"{known['count']} tracks scored by {known['predictor']} {known['version']}, mean p-MOS {known['mean']:.2f}, "
+        f"standard deviation {known['std']:.2f}, {known['unscored']} without a score"
+        if known
+        else "not known: the model was trained without quality scores"
+    )
+    return "\n".join(
+        [
+            f"---\n{data.to_yaml()}\n---",
+            f"# {card.title}",
+            "",
+            "Text to music by a quality-aware masked diffusion transformer (QA-MDT, arXiv 2405.15863), trained with",
+            f"audiocraft_qamdt: {parameters:.1f} M parameters, {cfg.sample_rate} Hz, segments of "
+            f"{cfg.dataset.segment_duration} s, codec `{cfg.latents.codec}`.",
+            "",
+            "```python",
+            "from audiocraft_qamdt.generate import QAMDT",
+            "",
+            'model = QAMDT.get_pretrained("<this repository\'s id, or the folder>")',
+            'audio = model.generate(["slow piano"], quality=5)  # [1, 1, samples] at model.sample_rate',
+            "```",
+            "",
+            "## Licence",
+            "",
+            f"{card.license} (of these weights; pretrained parts, such as codec and text encoder, have their own).",
+            "",
+            "## Data",
+            "",
+            card.data or "Not described by who exported the model.",
+            "",
+            f"Quality: {quality}.",
+            "",
+            "## Metrics",
+            "",
+            *_metrics(trained.history),
+            "",
+        ]
+    )
+
+
+def _metrics(history: list[dict[str, tp.Any]]) -> list[str]:
+    """The last values that each stage of the run logged, as a table."""
+    last: dict[tuple[str, str], tuple[int, float]] = {}
+    for epoch, stages in enumerate(history, 1):
+        for stage, metrics in stages.items():
+            for name, value in metrics.items():
+                if isinstance(value, (int, float)) and name != "duration":
+                    last[stage, name] = (epoch, value)
+    if not last:
+        return ["None are known."]
+    rows = [f"| {stage} | {name} | {value:.4g} | {epoch} |" for (stage, name), (epoch, value) in last.items()]
+    return ["| stage | metric | value | epoch |", "|---|---|---|---|", *rows]
+
+
+def push(folder: str | Path, hub_id: str, *, private: bool = False, revision: str | None = None) -> str:
+    """Upload an export to the Hugging Face hub, where HF_TOKEN (or `hf auth login`) may write.
+
+    Args:
+        folder: an export.
+        hub_id: owner/name; made where there is none.
+        private: make it visible to its owner only.
+        revision: branch; None = main.
+    Returns:
+        Address of the commit.
+    Raises:
+        ValueError: the folder is no export, or no such id can be.
+        OSError: the hub refuses or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+
+    if not store.is_export(folder):
+        raise ValueError(f"{folder}: no export, write one with `qamdt export`")
+    api = HfApi(library_name="audiocraft_qamdt")
+    try:
+        api.create_repo(hub_id, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(hub_id, branch=revision, exist_ok=True)
+        return str(
+            api.upload_folder(repo_id=hub_id, folder_path=folder, revision=revision, commit_message="Upload model")
+        )
+    except OfflineModeIsEnabled as error:
+        raise OSError("HF_HUB_OFFLINE is set: unset it to upload") from error
+    except HFValidationError as error:
+        raise ValueError(f"{hub_id!r} is no hub id: give owner/name") from error

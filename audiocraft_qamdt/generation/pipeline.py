@@ -1,0 +1,224 @@
+"""From conditions to audio: branches of guidance, windows, candidates, sampling and decoding."""
+
+from __future__ import annotations
+
+import functools
+import typing as tp
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..clap.scorer import ClapScorer, Scorer, best_of
+from ..conditioning.conditioners import null_attributes, text_attributes
+from ..conditioning.model import QAMDTModel, window_conditions
+from ..data.attributes import QUALITY
+from ..diffusion.guidance import Conditions, guided
+from ..diffusion.inpainting import keeping
+from ..diffusion.objective import NoiseSchedule
+from ..diffusion.samplers import Denoise, sample
+from ..diffusion.windows import plan_windows, windowed
+from ..latents.chunks import decode_long
+from ..latents.codec import LatentCodec
+from ..models.compiling import compiled
+from ..quality.levels import LevelRule
+from ..utils.randomness import keyed_seed, noise_like_items
+from .params import GenerationParams
+
+from audiocraft.modules.conditioners import ConditioningAttributes  # isort: skip
+
+Progress = tp.Callable[[int, int], None]
+"""progress(steps done, steps in all)."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the frames of a clip are made: all `frames`, in `windows` (one, where the network takes them at once)."""
+
+    frames: int
+    windows: list[tuple[int, int]]
+
+    @property
+    def long(self) -> bool:
+        return len(self.windows) > 1
+
+
+@dataclass(frozen=True)
+class Known:
+    """Latents [B, C, T, F] that a clip has to keep at the frames where `kept` [T] is true."""
+
+    latents: Tensor
+    kept: Tensor
+
+    def put_back(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, T, F] with exactly these where they are kept, of which a sampler leaves a rounded copy."""
+        return torch.where(self.kept.to(latents.device)[:, None], self.latents, latents)
+
+
+class Pipeline:
+    """Conditions in, audio out.
+
+    Args:
+        model: network and conditioners, trained.
+        codec: with the latent statistics that the model was trained with.
+        schedule: noise schedule of the training.
+        params: settings.
+        rule: levels of the training data, which the text prefix is derived from; None if unknown.
+        prefix: whether the model was trained with the quality prefix in its text.
+        autocast: context in which the network is evaluated.
+        project_context: compute the text's keys and values once per generation (not under FSDP, which shards them).
+        load_scorer: from the name of a CLAP model and a device to what candidates are chosen with.
+        compile: mode in which the network is compiled (see `models.compiling`); None = it is not.
+    """
+
+    def __init__(
+        self,
+        model: QAMDTModel,
+        codec: LatentCodec,
+        schedule: NoiseSchedule,
+        params: GenerationParams,
+        *,
+        rule: LevelRule | None = None,
+        prefix: bool = False,
+        autocast: tp.Callable[[], AbstractContextManager] = nullcontext,
+        project_context: bool = True,
+        load_scorer: tp.Callable[[str, str], Scorer] = ClapScorer,
+        compile: str | None = None,
+    ) -> None:
+        self.model = model
+        self.predict = compiled(model, compile)
+        self.codec = codec
+        self.schedule = schedule
+        self.params = params
+        self.rule = rule
+        self.prefix = prefix
+        self.autocast = autocast
+        self.project_context = project_context
+        self.load_scorer = load_scorer
+
+    @property
+    def sample_rate(self) -> int:
+        return self.codec.sample_rate
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @torch.no_grad()
+    def generate_from(
+        self,
+        attributes: list[ConditioningAttributes],
+        seeds: list[int],
+        progress: Progress | None = None,
+        duration: float | None = None,
+        known: Known | None = None,
+    ) -> Tensor:
+        """Audio [B, channels, S] on the CPU for attributes in levels, the noise of each item drawn from its seed."""
+        scorer = self._scorer()  # its weights may be missing: said before, not after the work
+        samples = self._samples(duration or self.params.duration)
+        layout = self.layout(samples)
+        texts = [item.text["description"] or "" for item in attributes]
+        candidates, count = [], self.params.num_candidates
+        with self.autocast():
+            branches = self.branches([self._fit_curve(item, samples, layout) for item in attributes], layout)
+            for candidate in range(count):
+                chosen = [keyed_seed(seed, candidate) if candidate else seed for seed in seeds]
+                denoise = self.denoiser(branches, layout)
+                if known is not None:
+                    denoise = keeping(denoise, known.latents, known.kept, self.schedule)
+                report = _share(progress, candidate, count)
+                candidates.append(self._sample(denoise, chosen, layout, samples, report, known))
+        return candidates[0] if scorer is None else best_of(candidates, self.sample_rate, texts, scorer)
+
+    def layout(self, samples: int) -> Layout:
+        """Frames and windows of a clip of that many samples.
+
+        Raises:
+            ValueError: the clip is longer than the model takes at once, where it is asked to.
+        """
+        needed, trained = self.codec.num_frames(samples), self.model.backbone.latent_frames
+        rope = self.model.backbone.positions == "rope"
+        if needed <= trained:
+            frames = needed if rope else trained  # sincos positions are fixed: the rest is generated and cut off
+            return Layout(frames, [(0, frames)])
+        if self.params.extend == "windows":
+            seconds = self.params.extend_stride
+            stride = trained // 2 if seconds is None else round(seconds * self.codec.frame_rate)
+            return Layout(needed, plan_windows(needed, trained, max(1, stride)))
+        if not rope:
+            raise ValueError(
+                f"duration={samples / self.sample_rate:.2f} s is longer than the "
+                f"{trained / self.codec.frame_rate:.2f} s that the model's positions cover: set extend=windows, or "
+                "train with mdt.positions=rope"
+            )
+        return Layout(needed, [(0, needed)])
+
+    def _sample(
+        self,
+        denoise: Denoise,
+        seeds: list[int],
+        layout: Layout,
+        samples: int,
+        progress: Progress | None,
+        known: Known | None,
+    ) -> Tensor:
+        shape = (self.codec.latent_channels, layout.frames, self.codec.latent_bins)
+        noise = noise_like_items(shape, seeds, self.device)
+        latents = sample(
+            denoise, noise, self.schedule, sampler=self.params.sampler, steps=self.params.steps, progress=progress
+        )
+        latents = latents if known is None else known.put_back(latents)
+        window = self.model.backbone.latent_frames
+        return decode_long(self.codec, latents, samples, window, max(1, window // 4))
+
+    def _samples(self, duration: float) -> int:
+        samples = round(duration * self.sample_rate)
+        if samples < 1:
+            raise ValueError(f"duration={duration}: shorter than a sample")
+        return samples
+
+    def _scorer(self) -> Scorer | None:
+        if self.params.num_candidates == 1:
+            return None
+        if self.params.clap is None:
+            raise ValueError(
+                f"generate.candidates={self.params.num_candidates}, but generate.clap names no model to choose with"
+            )
+        return self.load_scorer(self.params.clap, str(self.device))
+
+    def branches(self, attributes: list[ConditioningAttributes], layout: Layout) -> dict[str, Conditions]:
+        """Conditions of guidance's branches, under the names of `guided`'s arguments."""
+        level = self.params.null_level
+        branches = {
+            "conditional": attributes,
+            "unconditional": [null_attributes(item, level, self.params.negative_prompt) for item in attributes],
+        }
+        if self.params.guidance.separate:
+            branches["text"] = [text_attributes(item, level, self._has_prefix(item)) for item in attributes]
+        encode = self.model.encode_conditions
+        if layout.long:
+            encode = functools.partial(self.model.encode_long, frames=layout.frames)
+        return {name: encode(items) for name, items in branches.items()}
+
+    def _has_prefix(self, item: ConditioningAttributes) -> bool:
+        return self.prefix and self.rule is not None and item.text[f"{QUALITY}_prefix"] is not None
+
+    def denoiser(self, branches: dict[str, Conditions], layout: Layout) -> Denoise:
+        """What `sample` integrates for these branches, with guidance; made anew for each batch (APG has a memory)."""
+        predict = windowed(self.predict, layout.windows, window_conditions) if layout.long else self.predict
+        prepare = self.model.project_context if self.project_context else dict
+        return guided(predict, guidance=self.params.guidance, prepare=prepare, **branches)
+
+    def _fit_curve(self, item: ConditioningAttributes, samples: int, layout: Layout) -> ConditioningAttributes:
+        # The network stretches a curve over all frames; where more frames are generated than asked for, hold its end.
+        curve = item.text[f"{QUALITY}_frame"]
+        if isinstance(curve, list):
+            wanted = round(len(curve) * layout.frames / max(1, self.codec.num_frames(samples)))
+            item.text[f"{QUALITY}_frame"] = curve + curve[-1:] * (wanted - len(curve))
+        return item
+
+
+def _share(progress: Progress | None, part: int, parts: int) -> Progress | None:
+    """Progress of one of several equal parts as that of the whole."""
+    return None if progress is None else lambda done, total: progress(part * total + done, parts * total)

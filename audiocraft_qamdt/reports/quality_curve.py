@@ -1,0 +1,163 @@
+"""Does a model give the quality it is asked for? Clips at every level, judged by another predictor than the labels'."""
+
+from __future__ import annotations
+
+import typing as tp
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data.manifest import replacing, write_json
+from ..generation.qamdt import QAMDT
+from ..quality.annotate import score_clip
+from ..quality.levels import LEVELS
+from ..quality.predictors.acoustic import measure
+from ..quality.predictors.base import Predictor
+from ..utils import plots
+from ..utils.randomness import keyed_seed
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+MEASURED = ("noise_floor", "missing_octaves")
+"""Measurements of `quality.predictors.acoustic` that say in dB and octaves what the judge hears."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Judged quality of clips, at each of several places.
+
+    Args:
+        at: what was asked for [K]: levels, or seconds along a clip whose level rises.
+        scores: judged quality [clips, K].
+        measured: mean of each of `MEASURED` at every place [K]; empty where it was not taken.
+    """
+
+    at: list[float]
+    scores: np.ndarray
+    measured: dict[str, list[float]]
+
+    @property
+    def rank_correlation(self) -> float:
+        """Spearman's, over all clips and places, between what was asked for and what was judged."""
+        from scipy.stats import spearmanr
+
+        if np.ptp(self.scores) == 0:
+            return 0.0
+        return float(spearmanr(np.broadcast_to(self.at, self.scores.shape).ravel(), self.scores.ravel()).statistic)
+
+    @property
+    def means(self) -> list[float]:
+        return self.scores.mean(0).tolist()
+
+    def band(self) -> tuple[list[float], list[float]]:
+        """95 % confidence interval of each mean, by resampling clips (Efron's percentile bootstrap)."""
+        draws = np.random.default_rng(0).integers(len(self.scores), size=(RESAMPLES, len(self.scores)))
+        means = self.scores[draws].mean(1)  # [RESAMPLES, K]
+        low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+        return low.tolist(), high.tolist()
+
+    def to_dict(self) -> dict[str, tp.Any]:
+        low, high = self.band()
+        return {
+            "at": self.at,
+            "mean": self.means,
+            "low": low,
+            "high": high,
+            "clips": len(self.scores),
+            "rank_correlation": self.rank_correlation,
+            "measured": self.measured,
+        }
+
+
+@torch.no_grad()
+def by_level(
+    model: QAMDT,
+    prompts: Sequence[str],
+    judge: Predictor,
+    *,
+    clips: int = 64,
+    levels: Sequence[float] = LEVELS,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Points:
+    """Judge clips generated at each level: the same prompts and the same noise at all of them.
+
+    Args:
+        model: duration, steps and guidance are those it is set to; its seed is changed.
+        prompts: descriptions, repeated as often as needed.
+        judge: scores the clips, over whose windows the mean is taken.
+        clips: number of clips at each level.
+        batch_size: clips generated at once.
+        seed: of the noise.
+    """
+    scores, measured = [], []
+    for level in levels:
+        made = list(_generate(model, prompts, level, clips, batch_size, seed, f"level {level:g}"))
+        scores.append([score_clip(judge, clip[None], model.sample_rate).mean().item() for clip in made])
+        values = measure(torch.stack(made), model.sample_rate)
+        measured.append([values[name].mean().item() for name in MEASURED])
+    columns = (list(column) for column in zip(*measured, strict=True))
+    return Points(list(map(float, levels)), np.array(scores).T, dict(zip(MEASURED, columns, strict=True)))
+
+
+@torch.no_grad()
+def along_rise(
+    model: QAMDT, prompts: Sequence[str], judge: Predictor, *, clips: int = 64, batch_size: int = 16, seed: int = 0
+) -> Points:
+    """Judge clips whose level rises from 1 to 5, window by window; arguments as in `by_level`."""
+    rise = [(0.0, float(LEVELS[0])), (model.params.duration, float(LEVELS[-1]))]
+    made = _generate(model, prompts, rise, clips, batch_size, seed, "rising")
+    scores = torch.stack([score_clip(judge, clip[None], model.sample_rate) for clip in made])  # [clips, K]
+    times = [(index + 0.5) * judge.hop for index in range(scores.shape[1])]
+    return Points(times, scores.numpy(), {})
+
+
+def _generate(
+    model: QAMDT, prompts: Sequence[str], quality: tp.Any, clips: int, batch_size: int, seed: int, name: str
+) -> Iterator[Tensor]:
+    texts: list[str | None] = [prompts[index % len(prompts)] for index in range(clips)]
+    for first in tqdm(range(0, clips, batch_size), name, unit="batch"):
+        model.set_generation_params(seed=keyed_seed(seed, first))
+        yield from model.generate(texts[first : first + batch_size], quality)[:, 0]
+
+
+def write_curves(curves: dict[str, Points], judge: Predictor, labels: str, out: Path) -> list[str]:
+    """Write `quality_curve.json` and `quality_curve.png`.
+
+    Args:
+        curves: by name, "level" and perhaps "rise".
+        judge: who scored.
+        labels: predictor that the model's training data was labelled by.
+        out: folder.
+    Returns:
+        The figures as lines of text.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    by = f"{judge.name} {judge.version}"
+    write_json(
+        out / "quality_curve.json",
+        {"judge": by, "labels": labels, **{name: points.to_dict() for name, points in curves.items()}},
+    )
+    with replacing(out / "quality_curve.md") as part:
+        part.write_text("\n".join(lines := _lines(curves, by, labels)) + "\n")
+    plots.quality_curves({name: points.to_dict() for name, points in curves.items()}, by, out / "quality_curve.png")
+    return lines
+
+
+def _lines(curves: dict[str, Points], judge: str, labels: str) -> list[str]:
+    lines = [f"Judged by {judge}; the training data was labelled by {labels}.", ""]
+    for name, points in curves.items():
+        asked = "level asked for" if name == "level" else "seconds, level rising from 1 to 5"
+        low, high = points.band()
+        lines += [f"| {asked} | judged | 95 % | {' | '.join(points.measured)} |".replace("|  |", "|")]
+        lines += ["|" + "---|" * (3 + len(points.measured))]
+        for index, at in enumerate(points.at):
+            values = "".join(f" {column[index]:.1f} |" for column in points.measured.values())
+            lines.append(f"| {at:g} | {points.means[index]:.2f} | {low[index]:.2f}–{high[index]:.2f} |{values}")
+        lines += ["", f"Rank correlation over {points.scores.size} clips: {points.rank_correlation:.3f}", ""]
+    return lines[:-1]

@@ -1,0 +1,227 @@
+"""What a grid came to: a table of its arms with mean and deviation over seeds, pictures, as Markdown, HTML and CSV."""
+
+from __future__ import annotations
+
+import csv
+import html
+import typing as tp
+from pathlib import Path
+
+from ..data.manifest import replacing
+from ..metrics.base import safe
+from ..metrics.table import more_is_better
+from ..utils import pages, plots
+from ..utils.pages import Cell
+from .arms import Arm, Statistic, Sweep, remarks
+
+NAME = "report"
+RATIO, SPREAD, KIND = "masking.ratio", "masking.spread", "masking.kind"
+NOTHING = "–"
+ARROWS = {True: " ↑", False: " ↓", None: ""}
+APART = {True: "overlap", False: "apart", None: ""}
+
+
+class Written(tp.NamedTuple):
+    """Files of a report; `runs` has the metrics of each run, `table` those of the arms."""
+
+    page: Path
+    text: Path
+    table: Path
+    runs: Path
+
+
+def write_grid_report(sweep: Sweep, out: Path, *, baseline: str | None = None) -> Written:
+    """Write report.html, report.md, report.csv, runs.csv and a picture of each metric.
+
+    Args:
+        sweep: the arms.
+        out: folder.
+        baseline: name of an arm that all others are compared with (see `Sweep.arm`); None = no comparison.
+    Raises:
+        ValueError: there is no such arm.
+    """
+    reference = None if baseline is None else sweep.arm(baseline)
+    out.mkdir(parents=True, exist_ok=True)
+    written = Written(*(out / name for name in (f"{NAME}.html", f"{NAME}.md", f"{NAME}.csv", "runs.csv")))
+    drawn = draw(sweep, out)
+    pages.write_page(written.page, f"Grid {sweep.name}", _html(sweep, reference, drawn))
+    with replacing(written.text) as part:
+        part.write_text("\n".join(markdown(sweep, reference, drawn)) + "\n", encoding="utf-8")
+    _write_csv(written.table, _arm_rows(sweep, reference))
+    _write_csv(written.runs, _run_rows(sweep))
+    return written
+
+
+# ---- tables
+
+
+def means(sweep: Sweep) -> tuple[list[str], list[list[Cell]]]:
+    """Head and rows: arms by metrics, the best mean of each metric in bold."""
+    head = ["arm", "seeds", *(f"{metric}{ARROWS[more_is_better(metric)]}" for metric in sweep.metrics)]
+    best = {metric: sweep.best(metric) for metric in sweep.metrics}
+    rows = []
+    for arm in sweep.arms:
+        cells = (_mean_cell(arm.metrics.get(metric), len(arm.runs), best[metric]) for metric in sweep.metrics)
+        rows.append([Cell(arm.name), Cell(str(len(arm.runs))), *cells])
+    return head, rows
+
+
+def _mean_cell(found: Statistic | None, runs: int, best: float | None) -> Cell:
+    if found is None:
+        return Cell("")
+    deviation = NOTHING if found.deviation is None else f"{found.deviation:.2g}"
+    fewer = f" ({len(found.values)} of {runs})" if len(found.values) < runs else ""
+    return Cell(f"{found.mean:.4g} ± {deviation}{fewer}", bold=found.mean == best)
+
+
+def comparison(sweep: Sweep, reference: Arm) -> tuple[list[str], list[list[Cell]]]:
+    """Head and rows: by how much the mean of each other arm is above the reference's, and whether ±1 sd is apart."""
+    names = [metric for metric in sweep.metrics if metric in reference.metrics]
+    head = ["arm", *(f"{metric}{ARROWS[more_is_better(metric)]}" for metric in names)]
+    others = [arm for arm in sweep.arms if arm is not reference]
+    rows = [
+        [Cell(arm.name), *(_relative_cell(arm.metrics.get(name), reference.metrics[name]) for name in names)]
+        for arm in others
+    ]
+    return head, rows
+
+
+def _relative_cell(found: Statistic | None, reference: Statistic) -> Cell:
+    if found is None:
+        return Cell("")
+    percent, meets = found.relative(reference), found.overlaps(reference)
+    text = NOTHING if percent is None else f"{percent:+.1f} %".replace("-", "−")
+    return Cell(", ".join(filter(None, (text, APART[meets]))))
+
+
+def _left_out(sweep: Sweep) -> list[str]:
+    return [f"{run.signature} ({name or 'arm unknown'}): {run.problem}" for name, run in sweep.left_out]
+
+
+def _headline(sweep: Sweep) -> str:
+    counted = sum(len(arm.runs) for arm in sweep.arms)
+    total = counted + len(sweep.left_out)
+    return f"{len(sweep.arms)} arms, {counted} of {total} runs counted. Mean ± standard deviation over seeds."
+
+
+COMPARED = "Difference of the means, and whether the intervals of ±1 standard deviation overlap or are apart."
+
+
+def markdown(sweep: Sweep, reference: Arm | None = None, drawn: tp.Sequence[Path] = ()) -> list[str]:
+    """The report's lines in Markdown; pictures are taken to be beside it."""
+    common = " ".join(f"`{key}={value}`" for key, value in sweep.common.items())
+    lines = [f"# Grid {sweep.name}", "", _headline(sweep), "", *pages.markdown_table(*means(sweep)), ""]
+    if common:
+        lines += [f"All runs: {common}", ""]
+    if reference is not None:
+        lines += [f"## Relative to {reference.name}", "", COMPARED, ""]
+        lines += [*pages.markdown_table(*comparison(sweep, reference)), ""]
+    for title, items in (("Remarks", remarks(sweep)), ("Not counted", _left_out(sweep))):
+        if items:
+            lines += [f"## {title}", "", *(f"- {item}" for item in items), ""]
+    return lines + [f"![{path.stem}]({path.name})" for path in drawn]
+
+
+def _html(sweep: Sweep, reference: Arm | None, drawn: tp.Sequence[Path]) -> tp.Iterator[str]:
+    yield f"<h1>Grid {html.escape(sweep.name)}</h1><p>{_headline(sweep)}</p>"
+    yield pages.html_table(*means(sweep))
+    common = " ".join(f"<code>{html.escape(f'{key}={value}')}</code>" for key, value in sweep.common.items())
+    if common:
+        yield f"<p>All runs: {common}</p>"
+    if reference is not None:
+        yield f"<h2>Relative to {html.escape(reference.name)}</h2><p>{COMPARED}</p>"
+        yield pages.html_table(*comparison(sweep, reference))
+    yield "<h2>Metrics</h2>"
+    yield pages.pictures(drawn)
+    for title, items in (("Remarks", remarks(sweep)), ("Not counted", _left_out(sweep))):
+        if items:
+            yield f"<h2>{title}</h2><ul>{''.join(f'<li>{html.escape(item)}</li>' for item in items)}</ul>"
+
+
+# ---- CSV
+
+
+def _arm_rows(sweep: Sweep, reference: Arm | None) -> tp.Iterator[dict[str, tp.Any]]:
+    """A row for each arm and metric."""
+    for arm in sweep.arms:
+        for metric, found in arm.metrics.items():
+            more = more_is_better(metric)
+            row = {"arm": arm.name, **arm.settings, "metric": metric}
+            row |= {"better": "" if more is None else "higher" if more else "lower"}
+            row |= {"mean": found.mean, "sd": found.deviation, "seeds": len(found.values)}
+            row["best"] = int(found.mean == sweep.best(metric))
+            if reference is not None and metric in reference.metrics and arm is not reference:
+                other = reference.metrics[metric]
+                row |= {"relative_percent": found.relative(other), "sd_intervals": APART[found.overlaps(other)]}
+            yield row
+
+
+def _run_rows(sweep: Sweep) -> tp.Iterator[dict[str, tp.Any]]:
+    """A row for each run."""
+    counted = [(arm.name, run, 1) for arm in sweep.arms for run in arm.runs]
+    for name, run, counts in counted + [(name, run, 0) for name, run in sweep.left_out]:
+        seed = "" if run.config is None else run.seed
+        row = {"signature": run.signature, "arm": name, "seed": seed, "epochs": len(run.history)}
+        yield {**row, "counted": counts, "problem": run.problem, **run.measured}
+
+
+def _write_csv(path: Path, rows: tp.Iterable[dict[str, tp.Any]]) -> None:
+    content = list(rows)
+    with replacing(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in content for key in row)))
+        writer.writeheader()
+        writer.writerows(content)
+
+
+# ---- pictures
+
+
+def draw(sweep: Sweep, out: Path) -> list[Path]:
+    """A picture of each metric: against the mask ratio where the grid varies it, else bars by arm."""
+    masked = any(key in arm.settings for arm in sweep.arms for key in (RATIO, SPREAD))
+    drawn = []
+    for metric in sweep.metrics:
+        drawn.append(out / f"metric_{safe(metric.replace('/', '-'))}.png")
+        title = f"{metric}{ARROWS[more_is_better(metric)]}"
+        if masked:
+            plots.error_lines(mask_curves(sweep, metric), drawn[-1], xlabel="mask ratio", title=title)
+        else:
+            measured = {_label(arm): arm.metrics[metric] for arm in sweep.arms if metric in arm.metrics}
+            bars = {label: (found.mean, found.deviation) for label, found in measured.items()}
+            plots.error_bars(bars, drawn[-1], title=title, best=sweep.best(metric))
+    return drawn
+
+
+def mask_curves(sweep: Sweep, metric: str) -> dict[str, list[plots.Point]]:
+    """Points of a metric over the mask ratio, a line for each kind of mask and whatever else varies.
+
+    A ratio that is drawn from ratio + U(0, spread) is shown at its mean, as a line of its own. An arm without masking
+    belongs to every kind.
+    """
+    curves: dict[str, list[plots.Point]] = {}
+    unmasked: list[tuple[dict[str, tp.Any], plots.Point]] = []
+    others: dict[str, dict[str, tp.Any]] = {}
+    for arm in sweep.arms:
+        if metric not in arm.metrics:
+            continue
+        found, (ratio, spread) = arm.metrics[metric], (arm.runs[0].setting(key) for key in (RATIO, SPREAD))
+        point = plots.Point(ratio + spread / 2, found.mean, found.deviation, spread)
+        rest = {key: value for key, value in arm.settings.items() if key not in (RATIO, SPREAD, KIND)}
+        if not ratio + spread:
+            unmasked.append((rest, point))
+            continue
+        kind = str(arm.runs[0].setting(KIND))
+        label = " ".join([kind, *(f"{key}={value}" for key, value in rest.items())])
+        label += f" + U(0, {spread:g})" if spread else ""
+        curves.setdefault(label, []).append(point)
+        others[label] = rest
+    for rest, point in unmasked:
+        labels = [label for label in curves if others[label] == rest and not curves[label][0].span]
+        for label in labels or [" ".join(["no mask", *(f"{key}={value}" for key, value in rest.items())])]:
+            curves.setdefault(label, []).append(point)
+    return {label: sorted(points) for label, points in curves.items()}
+
+
+def _label(arm: Arm) -> str:
+    """An arm's values alone: there is no room for keys in a picture, and they are all arms' the same."""
+    return " ".join(map(str, arm.settings.values())) or arm.name

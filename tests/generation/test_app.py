@@ -1,0 +1,185 @@
+"""The web page, in a real browser: type, move the slider, generate, play; limits; nothing leaves the machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from audiocraft_qamdt.compat import CONFIG_ROOT
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --autoplay-policy=no-user-gesture-required"
+).split()
+PATIENCE = 180_000  # milliseconds; a busy machine is slow
+
+# What the server is started with: addresses beyond this machine are written down and refused.
+GUARD = """
+import socket, sys
+def refuse(address):
+    with open(sys.argv[1], "a") as log:
+        log.write(f"{address}\\n")
+    raise OSError(f"the test admits loopback only, not {address}")
+def local(host):
+    return host in (None, "", "localhost", "0.0.0.0", "::1") or str(host).startswith("127.")
+connect, lookup = socket.socket.connect, socket.getaddrinfo
+def guarded_connect(self, address):
+    if isinstance(address, tuple) and not local(address[0]):
+        refuse(address)
+    return connect(self, address)
+def guarded_lookup(host, *args, **kwargs):
+    host = host.decode() if isinstance(host, bytes) else host
+    if not local(host):
+        refuse(host)
+    return lookup(host, *args, **kwargs)
+socket.socket.connect, socket.getaddrinfo = guarded_connect, guarded_lookup
+from audiocraft_qamdt.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def served(request, tmp_path_factory):
+    """`qamdt app` with the trained model: its address, and the file that names connections it tried to make."""
+    pytest.importorskip("gradio", reason='it is not installed: pip install "audiocraft_qamdt[app]"')
+    pytest.importorskip("playwright", reason="it is not installed: pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine: apt-get install chromium")
+    trained, folder = request.getfixturevalue("trained"), tmp_path_factory.mktemp("app")
+    port, outside = free_port(), folder / "outside"
+    command = [sys.executable, "-c", GUARD, str(outside), "app", "--model", str(trained.export), "--device", "cpu"]
+    command += ["--port", str(port), "--max-duration", "4", "--max-candidates", "2", "--max-steps", "8"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
+    environment["GRADIO_TEMP_DIR"] = str(folder / "gradio")
+    environment["PYTHONPATH"] = os.pathsep.join([str(CONFIG_ROOT.parent), environment.get("PYTHONPATH", "")])
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/", process, folder / "log")
+        yield f"http://127.0.0.1:{port}/", outside
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
+    end = time.monotonic() + PATIENCE / 1000
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=10).close()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    raise RuntimeError(f"the page does not come up:\n{log.read_text()}")
+
+
+@pytest.fixture
+def page(served):
+    """The page in Chromium, with what it complains of (`problems`) and where it connects to (`addresses`)."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as api:
+        browser = api.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.set_default_timeout(PATIENCE)
+        page.problems, page.addresses = [], []
+        complain = page.problems.append
+        page.on("console", lambda message: complain(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complain(str(error)))
+        page.on("response", lambda reply: complain(f"{reply.status} {reply.url}") if reply.status >= 400 else None)
+        page.on("request", lambda request: page.addresses.append(request.url))
+        page.goto(served[0])
+        page.wait_for_selector("#generate")
+        yield page
+        browser.close()
+
+
+def fill(page, **values: str) -> None:
+    """Type numbers into the boxes of the sliders (open "More" for some of them)."""
+    for name, value in values.items():
+        page.fill(f"#{name} input[type=number]", value)
+        page.press(f"#{name} input[type=number]", "Tab")
+
+
+def test_type_move_the_slider_generate_and_play(page, served, tmp_path):
+    page.fill("#prompt textarea", "slow piano")
+    page.focus("#quality input[type=range]")
+    for _ in range(4):
+        page.keyboard.press("ArrowLeft")
+    assert page.input_value("#quality input[type=number]") == "3"
+    fill(page, duration="1.5")
+    page.click("button:has-text('More')")
+    fill(page, steps="2", candidates="2")
+    page.click("#generate")
+    page.wait_for_selector("#message:has-text('2 × 1.5 s')")
+    for clip in range(2):
+        link = page.get_attribute(f"#clip-{clip} [data-testid=download-link]", "href")
+        with urllib.request.urlopen(link) as reply:
+            assert reply.read(4) == b"RIFF"
+        assert page.wait_for_selector(f"#picture-{clip} img").evaluate("image => image.naturalWidth") > 300
+    assert link.endswith("/1.wav")  # the second candidate is that of the next seed
+    page.click("#clip-0 button[aria-label='Play']")
+    page.wait_for_function("document.querySelector('#clip-0 #time').textContent != '0:00'")
+    page.screenshot(path=tmp_path / "generated.png", full_page=True)
+    assert page.problems == []
+    assert all(url.startswith((served[0], "blob:", "data:")) for url in page.addresses)
+    assert not served[1].exists(), served[1].read_text()
+
+
+def test_a_curve_and_an_example(page, tmp_path):
+    page.click("text=fast drums and bass")
+    page.wait_for_function("document.querySelector('#prompt textarea').value == 'fast drums and bass'")
+    page.check("#changes input")
+    page.wait_for_selector("#quality-end")
+    fill(page, duration="1", **{"quality-start": "1", "quality-end": "5"})
+    page.click("button:has-text('More')")
+    fill(page, steps="2")
+    page.click("#generate")
+    page.wait_for_selector("#message:has-text('1 × 1 s')")
+    page.screenshot(path=tmp_path / "curve.png", full_page=True)
+    assert page.problems == []
+
+
+def test_requests_beyond_the_limits_are_refused_by_the_server(model, tmp_path):
+    """The page's sliders end there, but anyone can send anything."""
+    from audiocraft_qamdt.generation.app import Asked, Limits, make_clips
+
+    asked = Asked("piano", "", 5, False, 1, 3, 5, duration=1.0, steps=2, guidance_scale=3.5, seed=0, candidates=1)
+    limits = Limits(duration=4, candidates=2, steps=8, words=10)
+    beyond = {
+        "duration": 3600.0,
+        "steps": 1000,
+        "candidates": 50,
+        "prompt": "word " * 5000,
+        "quality": 6,
+    }
+    for name, value in beyond.items():
+        with pytest.raises(ValueError, match=name):
+            make_clips(model, "m", Asked(**{**vars(asked), name: value}), limits, tmp_path, lambda done, total: None)
+    seen = []
+    clips = make_clips(model, "m", asked, limits, tmp_path, lambda done, total: seen.append((done, total)))
+    assert [path.name for path in clips[0]] == ["0.wav", "0.png"] and seen == [(1, 2), (2, 2)]
+
+
+def test_without_gradio_the_error_names_the_extra(monkeypatch, caplog, trained):
+    from audiocraft_qamdt.cli import main
+
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["app", "--model", str(trained.export)]) == 1
+    assert 'pip install "audiocraft_qamdt[app]"' in caplog.text

@@ -1,0 +1,189 @@
+"""Exports: they generate what the solver does, carry what they need, say what they are, and travel over the hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from audiocraft_qamdt.checkpoints import store
+from audiocraft_qamdt.cli import main
+from audiocraft_qamdt.compat import CONFIG_ROOT
+from audiocraft_qamdt.generation import export
+from audiocraft_qamdt.generation.export import Card, check_audio, export_model
+from audiocraft_qamdt.generation.qamdt import QAMDT
+
+from ..helpers.hub_server import hub
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory) -> Path:
+    """As `qamdt export` writes it."""
+    out = tmp_path_factory.mktemp("exporting") / "my-model"
+    card = ["--license", "mit", "--data", "Decaying chords."]
+    assert main(["export", str(trained.experiment), "--out", str(out), *card]) == 0
+    return out
+
+
+def test_an_export_generates_the_solver_s_samples_bit_for_bit(trained, exported):
+    assert trained.audio.std() > 1e-4
+    assert torch.equal(check_audio(store.load(exported)), trained.audio)
+
+
+def test_an_export_that_generates_other_audio_is_not_written(trained, tmp_path, monkeypatch, caplog):
+    """One weight that is written wrong is enough."""
+    write = store._write_safetensors
+
+    def wrong(tensors, path):
+        tensors = {key: value.clone() for key, value in tensors.items()}
+        tensors["model.backbone.final_layer.linear.weight"][0, 0] += 1e-3
+        write(tensors, path)
+
+    monkeypatch.setattr(store, "_write_safetensors", wrong)
+    assert main(["export", str(trained.experiment), "--out", str(tmp_path / "out")]) == 1
+    assert "generates other audio" in caplog.text and list(tmp_path.iterdir()) == []
+
+
+def test_the_card_has_licence_data_and_metrics(exported, trained):
+    card = (exported / "README.md").read_text()
+    front, _, body = card.removeprefix("---\n").partition("---\n")
+    assert {"license: mit", "library_name: audiocraft_qamdt", "pipeline_tag: text-to-audio"} <= set(front.splitlines())
+    assert "Decaying chords." in body and "6 tracks scored by test 1" in body and "2.56 s" in body
+    loss = json.loads((trained.experiment / "history.json").read_text())[0]["valid"]["loss"]
+    assert f"| valid | loss | {loss:.4g} | 1 |" in body
+
+
+def test_the_config_is_json_and_names_nothing_of_the_machine(exported, trained):
+    text = (exported / "config.json").read_text()
+    assert json.loads(text)["solver"] == "qamdt"
+    assert str(trained.experiment.parents[2]) not in text and str(CONFIG_ROOT) not in text
+
+
+def test_training_goes_on_from_an_export(exported):
+    assert store.load(exported).solver_state()["best_state"]["model"].keys()
+
+
+@pytest.fixture
+def with_mel_vae(tmp_path) -> store.TrainedModel:
+    """A small model over a small AudioLDM VAE and vocoder, saved here in their own layout."""
+    from hydra import compose, initialize_config_dir
+
+    from audiocraft_qamdt import builders
+
+    from ..latents.test_mel_vae import official
+
+    small, folder = official(tmp_path), tmp_path / "audioldm"
+    small.vae.save_pretrained(folder / "vae")
+    small.vocoder.save_pretrained(folder / "vocoder")
+
+    overrides = [
+        "solver=qamdt/playground",
+        "latents.codec=mel_vae",
+        f"latents.mel_vae.checkpoint={folder}",
+        "mdt.dim=32",
+        "mdt.depth=4",
+        "mdt.decoder_depth=2",
+        "mdt.num_heads=2",
+        "mdt.patch=[2,2]",
+        "device=cpu",
+    ]
+    with initialize_config_dir(str(CONFIG_ROOT), version_base="1.3"):
+        cfg = compose("config", overrides)
+    codec = builders.get_codec(cfg.latents)
+    torch.manual_seed(0)
+    model = builders.get_model(cfg, codec)
+    return store.TrainedModel(cfg, model.state_dict(), codec.statistics.state_dict(), {})
+
+
+def test_an_export_carries_its_codec(with_mel_vae, tmp_path):
+    store.export(tmp_path / "plain", with_mel_vae)
+    out = export_model(str(tmp_path / "plain"), tmp_path / "out", Card("mel"))
+    expected = check_audio(with_mel_vae)
+    for folder in ("audioldm", "plain"):
+        shutil.rmtree(tmp_path / folder)
+    moved = out.rename(tmp_path / "moved")
+    assert torch.equal(check_audio(store.load(moved)), expected)
+    assert OmegaConf.create(json.loads((moved / "config.json").read_text())).latents.mel_vae.checkpoint.startswith("./")
+
+
+def test_generate_works_with_a_mel_vae_model(with_mel_vae, tmp_path):
+    store.export(tmp_path / "plain", with_mel_vae)
+    model = QAMDT.get_pretrained(str(tmp_path / "plain"), "cpu")
+    model.set_generation_params(steps=2, duration=4.0)  # longer than a segment: windows, and decoding in chunks
+    assert model.generate(["piano"], 5).shape == (1, 1, 64000)
+    prompt = torch.randn(1, 1, 24000, generator=torch.Generator().manual_seed(0)) * 0.1
+    assert torch.equal(model.generate_continuation(prompt, 16000)[..., :23000], prompt[..., :23000])
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["export", "/nothing/here", "--out", "out"], "/nothing/here: neither an export"),
+        (["push", ".", "me/model"], "no export, write one with `qamdt export`"),
+    ],
+    ids=["export", "push"],
+)
+def test_bad_input_is_named(argv, message, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 1 and message in caplog.text
+
+
+def test_a_damaged_config_is_named(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    (folder / "config.json").write_text('{"solver":')
+    with pytest.raises(ValueError, match="config.json: damaged"):
+        store.load(folder)
+
+
+def qamdt(url: str, home: Path, *argv: object) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home), "HF_TOKEN": "hf_test"}
+    environment |= {"HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1"}
+    command = [sys.executable, "-m", "audiocraft_qamdt.cli", *map(str, argv)]
+    return subprocess.run(command, cwd=CONFIG_ROOT.parent, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_push_and_generate_from_the_hub(exported, tmp_path):
+    """Through huggingface_hub itself, against a hub on loopback: up, down into an empty cache, and the same weights."""
+    with hub() as server:
+        pushed = qamdt(server.url, tmp_path / "a", "push", exported, "me/my-model")
+        assert pushed.returncode == 0, pushed.stderr
+        assert server.models["me/my-model"].keys() >= {"README.md", "config.json", "model.safetensors", "quality.json"}
+        arguments = ["generate", "piano", "--out", tmp_path / "x.wav", "--steps", 2, "--device", "cpu", "--model"]
+        made = qamdt(server.url, tmp_path / "b", *arguments, "me/my-model")
+        assert made.returncode == 0, made.stderr
+    record = json.loads((tmp_path / "x.json").read_text())
+    from audiocraft_qamdt.generation.files import fingerprint
+
+    assert record["model"] == "me/my-model"
+    assert record["weights"] == fingerprint(QAMDT.get_pretrained(str(exported), "cpu"))
+
+
+def test_models_that_the_hub_does_not_have_are_named(tmp_path, monkeypatch):
+    with hub() as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        with pytest.raises(FileNotFoundError, match="me/other: neither an export or checkpoint here nor a model"):
+            store.load("me/other")
+        server.models["me/text"] = {"README.md": b"a model of another kind"}
+        with pytest.raises(FileNotFoundError, match="me/text: that model on the hub is no export"):
+            store.load("me/text")
+    assert any("/api/models/me/other" in request for request in server.requests)
+
+
+def test_uploading_offline_says_so(exported, caplog):
+    assert main(["push", str(exported), "me/model"]) == 1
+    assert "HF_HUB_OFFLINE is set" in caplog.text
+
+
+def test_trained_models_keep_their_history(trained):
+    known = store.load(trained.experiment)
+    assert known.history and export.model_card(Card("x"), replace(known, history=[])).count("None are known.") == 1

@@ -1,0 +1,265 @@
+"""`qamdt generate` as it is typed: files, settings beside them, resuming, interruption, bad input."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import pytest
+import soundfile
+import torch
+
+from audiocraft_qamdt.cli import main
+from audiocraft_qamdt.compat import CONFIG_ROOT
+from audiocraft_qamdt.generation import files
+from audiocraft_qamdt.generation.files import make_jobs, read_prompts
+from audiocraft_qamdt.generation.qamdt import QAMDT
+
+FAST = ["--steps", "2", "--duration", "1"]
+
+
+@pytest.fixture
+def run(trained, capsys):
+    """`qamdt generate` with the trained model: exit status, and the files that it names."""
+
+    def run(*argv: object) -> tuple[int, list[str]]:
+        status = main(["generate", "--model", str(trained.export), "--device", "cpu", *map(str, argv)])
+        return status, capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def settings(path) -> dict:
+    return json.loads(path.with_suffix(".json").read_text())
+
+
+@pytest.mark.parametrize("audio_format", files.FORMATS)
+def test_one_prompt_to_one_file_of_each_format(run, tmp_path, audio_format):
+    out = tmp_path / "new" / f"x.{audio_format}"
+    assert run("a warm lo-fi piano", "--quality", 5, "--seed", 3, "--out", out, *FAST) == (0, [str(out)])
+    audio, sample_rate = soundfile.read(out)
+    assert sample_rate == 16000 and abs(len(audio) - 16000) < 2500 and audio.std() > 1e-4
+    known = settings(out)
+    assert (known["prompt"], known["quality"], known["seed"], known["steps"]) == ("a warm lo-fi piano", 5, 3, 2)
+    assert sorted(path.name for path in out.parent.iterdir()) == sorted([out.name, "x.json"])
+
+
+def test_a_clip_of_the_settings_beside_a_file_is_that_file(run, trained, tmp_path):
+    run("drums", "--quality", "0:1,1:5", "--seed", 7, "--out", tmp_path / "x.wav", *FAST)
+    known = settings(tmp_path / "x.wav")
+    model = QAMDT.get_pretrained(known["model"], "cpu")
+    model.set_generation_params(seed=known["seed"], steps=known["steps"], duration=known["duration"])
+    made = model.generate([known["prompt"]], [tuple(point) for point in known["quality"]])[0, 0]
+    audio = torch.from_numpy(soundfile.read(tmp_path / "x.wav", dtype="float32")[0])
+    assert torch.corrcoef(torch.stack([made, audio]))[0, 1] > 0.99  # loudness and its compressor are what differs
+
+
+def test_a_file_of_prompts_with_settings_in_each_line(run, tmp_path):
+    rows = [
+        {"prompt": "piano", "quality": 5, "seed": 4},
+        {"prompt": "drums", "pmos": 3.2, "duration": 0.5, "sampler": "ddim"},
+        {"prompt": "drums", "quality": [[0, 1], [1, 5]], "negative_prompt": "noise", "guidance_scale": 2.0},
+    ]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    status, files = run("strings", "--file", tmp_path / "p.jsonl", "--out", tmp_path / "out", *FAST)
+    assert status == 0 and len(files) == 4
+    known = [settings(tmp_path / "out" / f"{index:04d}.wav") for index in range(4)]
+    assert [item["prompt"] for item in known] == ["strings", "piano", "drums", "drums"]
+    assert (known[1]["quality"], known[1]["seed"], known[2]["pmos"], known[2]["sampler"]) == (5, 4, 3.2, "ddim")
+    assert (known[3]["negative_prompt"], known[3]["guidance"]["scale"], known[3]["seed"]) == ("noise", 2.0, 1)
+    assert soundfile.info(tmp_path / "out" / "0002.wav").duration == pytest.approx(0.5)
+
+
+def test_quality_of_one_clip_is_not_that_of_the_next_in_its_batch(run, trained, tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "quality": 5}\n{"prompt": "b"}\n')
+    run("--file", tmp_path / "p.jsonl", "--out", tmp_path / "out", *FAST)
+    assert settings(tmp_path / "out" / "0001.wav")["quality"] is None
+
+
+def test_what_is_there_is_not_made_again_and_a_gap_is_filled_with_the_same(run, tmp_path, monkeypatch):
+    arguments = ("piano", "piano", "drums", "--out", tmp_path, *FAST)
+    run(*arguments)
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("*.wav")}
+    (tmp_path / "0001.wav").unlink()
+    made = []
+    write = files.write
+    monkeypatch.setattr(files, "write", lambda job, *rest: made.append(job.path.name) or write(job, *rest))
+    assert run(*arguments)[0] == 0 and made == ["0001.wav"]
+    after = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("*.wav")}
+    assert before["0000.wav"] == after["0000.wav"] and before["0002.wav"] == after["0002.wav"]
+    first, again = (
+        torch.frombuffer(bytearray(files["0001.wav"][0][44:]), dtype=torch.int16) for files in (before, after)
+    )
+    assert (first.int() - again.int()).abs().max() <= 8  # another batch rounds otherwise
+
+
+def test_clips_of_other_settings_are_not_replaced_unless_told(run, tmp_path, caplog):
+    run("piano", "--out", tmp_path, *FAST)
+    before = (tmp_path / "0000.wav").read_bytes()
+    assert run("drums", "--out", tmp_path, *FAST)[0] == 1
+    assert "made with other settings" in caplog.text and (tmp_path / "0000.wav").read_bytes() == before
+    assert run("drums", "--out", tmp_path, "--overwrite", *FAST)[0] == 0
+    assert settings(tmp_path / "0000.wav")["prompt"] == "drums"
+
+
+def test_candidates_are_the_clips_of_the_seeds_that_follow(run, tmp_path):
+    _, files = run("piano", "--candidates", 3, "--seed", 5, "--out", tmp_path / "three", *FAST)
+    assert len(files) == 3
+    assert [settings(tmp_path / "three" / f"0000_{copy}.wav")["seed"] for copy in range(3)] == [5, 6, 7]
+    run("piano", "--seed", 6, "--out", tmp_path / "one.wav", *FAST)
+    pair = [soundfile.read(tmp_path / name, dtype="float32")[0] for name in ("one.wav", "three/0000_1.wav")]
+    assert abs(pair[0] - pair[1]).max() < 1e-3
+
+
+def test_reranking_keeps_the_candidate_that_agrees_best(run, tmp_path, monkeypatch):
+    asked = []
+
+    def loudest(name, device):
+        asked.append(name)
+        return lambda audio, sample_rate, texts: audio.square().mean((1, 2))
+
+    monkeypatch.setattr("audiocraft_qamdt.builders.get_clap", loudest)
+    status, files = run("piano", "--candidates", 3, "--rerank", "clap", "--clap", "my/clap", "--out", tmp_path, *FAST)
+    assert status == 0 and len(files) == 1 and set(asked) == {"my/clap"}
+    assert settings(tmp_path / "0000.wav")["num_candidates"] == 3
+
+
+def test_ctrl_c_leaves_no_half_file(trained, tmp_path):
+    out = tmp_path / "out"
+    prompts = [f"prompt {index}" for index in range(60)]
+    command = [sys.executable, "-m", "audiocraft_qamdt.cli", "generate", *prompts, "--model", str(trained.export)]
+    command += ["--out", str(out), "--batch-size", "1", "--device", "cpu", "--steps", "5"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # Where the tests run in the background of a script, Ctrl-C is ignored, and children inherit that.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=CONFIG_ROOT.parent, env=environment, preexec_fn=listen)
+    while not list(out.glob("*.wav")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    files = sorted(out.glob("*.wav"))
+    assert 0 < len(files) < 60
+    assert {path.suffix for path in out.iterdir()} <= {".wav", ".json"}
+    assert all(
+        soundfile.info(path).duration == pytest.approx(1.0) and settings(path)["file"] == path.name for path in files
+    )
+
+
+def test_a_write_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
+    def fail(part, *args, **kwargs):
+        part.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "audio_write", fail)
+    assert run("piano", "--out", tmp_path / "out", *FAST)[0] == 130
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@contextmanager
+def nobody():
+    """As a user who may not write everywhere, where the tests run as root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_any_work(run, tmp_path, caplog):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o555)
+    with nobody():
+        assert run("piano", "--out", folder / "x.wav")[0] == 1
+    assert "locked: cannot be written to" in caplog.text and "--out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["piano", "--quality", "0"], "quality=0: levels go from 1 to 5"),
+        (["piano", "--quality", "6"], "quality=6: levels go from 1 to 5"),
+        (["piano", "--quality", "0:1,2:9"], "quality=9.0"),
+        (["piano", "--pmos", "0.5"], "pmos=0.5: p-MOS goes from 1 to 5"),
+        (["piano", "--duration", "0"], "duration=0.0: give a number of seconds above 0"),
+        (["piano", "--duration", "-3"], "duration=-3.0"),
+        (["piano", "--sampler", "plms"], "sampler 'plms' is unknown: choose one of ddim"),
+        (["piano", "--steps", "0"], "steps=0"),
+        (["piano", "--candidates", "0"], "--candidates 0: give at least 1"),
+        (["piano", "--format", "aac"], "format 'aac' is unknown: choose one of wav, flac, mp3, ogg"),
+        (["piano", "--out", "x.aac"], "x.aac: .aac is no audio format"),
+        (["piano", "drums", "--out", "x.wav"], "x.wav: 2 clips do not fit into one file"),
+        (["piano", "--model", "/nothing/here"], "/nothing/here: neither an export"),
+        (["piano", "--model", "nobody/nothing"], "nobody/nothing: neither an export or checkpoint here nor"),
+        (["--file", "missing.txt"], "missing.txt: there is no such file of prompts"),
+        ([], "nothing to generate"),
+        (["piano", "--dtype", "int8"], "dtype='int8' is unknown"),
+    ],
+    ids=lambda value: "-".join(value).strip("-").replace("/", "_") if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_clear_line(run, tmp_path, caplog, monkeypatch, argv, message):
+    monkeypatch.chdir(tmp_path)
+    status, files = run(*argv)
+    assert status == 1 and files == [] and message in caplog.text
+    assert not list(tmp_path.rglob("*.wav"))
+
+
+@pytest.mark.parametrize("value", ["high", "0:low", "1:2:3", "nan:1", ""])
+def test_quality_that_is_no_number_is_refused_by_the_parser(run, capsys, value):
+    with pytest.raises(SystemExit):
+        run("piano", f"--quality={value}")
+    assert "neither a number from 1 to 5 nor a curve like 0:1,8:5" in capsys.readouterr().err
+
+
+def test_odd_prompts_give_files(run, tmp_path):
+    long = " ".join(f"word{index}" for index in range(5000))
+    status, files = run("", long, "--out", tmp_path, *FAST)
+    assert status == 0 and len(files) == 2 and settings(tmp_path / "0001.wav")["prompt"] == long
+
+
+def test_without_a_model_it_says_how_to_come_by_one(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("QAMDT_MODEL", raising=False)
+    assert main(["generate", "piano"]) == 1
+    assert "QAMDT_MODEL" in caplog.text and "make demo" in caplog.text
+
+
+def test_the_model_may_come_from_the_environment(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("QAMDT_MODEL", str(trained.export))
+    assert main(["generate", "piano", "--out", str(tmp_path / "x.wav"), *FAST]) == 0
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("not json", "p.jsonl:2: not JSON"),
+        ('"piano"', 'p.jsonl:2: give an object with a "prompt"'),
+        ('{"text": "piano"}', 'give an object with a "prompt"'),
+        ('{"prompt": "piano", "tempo": 90}', "p.jsonl:2: unknown tempo: choose among prompt, quality"),
+    ],
+)
+def test_bad_lines_of_prompts_are_named(tmp_path, line, message):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "fine"}\n' + line)
+    with pytest.raises(ValueError, match=message):
+        read_prompts(tmp_path / "p.jsonl")
+
+
+def test_equal_prompts_get_seeds_of_their_own(tmp_path):
+    rows = [{"prompt": text} for text in ("a", "b", "a", "a")]
+    assert [job.settings["seed"] for job in make_jobs(rows, tmp_path, None, {"seed": 10})] == [10, 10, 11, 12]
+
+
+def test_another_model_under_the_same_name_has_another_fingerprint(model):
+    before = files.fingerprint(model)
+    assert files.fingerprint(model) == before
+    with torch.no_grad():
+        next(model.model.parameters()).mul_(1.001)
+    assert files.fingerprint(model) != before

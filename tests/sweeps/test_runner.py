@@ -1,0 +1,234 @@
+"""`qamdt grid` with real, tiny experiments: same runs as Dora's, resumable, each run once, failures reported."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from audiocraft_qamdt.compat import CONFIG_ROOT
+from audiocraft_qamdt.sweeps.process import LOCK, LocalSheep
+from audiocraft_qamdt.sweeps.runner import collect, find_explorer, link
+
+from ..helpers.audio_folder import make_folder
+from ..helpers.runs import TINY, dora, history, log_of, main_in, solver_in
+
+SHORT = "optim.epochs=3 optim.updates_per_epoch=6 generate.every=null evaluate.every=null generate.steps=2".split()
+
+
+def environment(folder: Path, outputs: Path, **more: str) -> dict[str, str]:
+    arguments = [*(part for part in TINY if not part.startswith(("solver=", "dset="))), f"folder={folder}", *SHORT]
+    return {
+        "AUDIOCRAFT_DORA_DIR": str(outputs),
+        "OMP_NUM_THREADS": "1",
+        "QAMDT_SOLVER": "qamdt/debug",
+        "QAMDT_DSET": "folder",
+        "QAMDT_ARGS": shlex.join(arguments),
+        "QAMDT_SEEDS": "0",
+        **more,
+    }
+
+
+def grid(variables: dict[str, str], *arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Popen:
+    command = [sys.executable, "-m", "audiocraft_qamdt.cli", "grid", *arguments]
+    return subprocess.Popen(
+        command,
+        cwd=CONFIG_ROOT.parent,
+        env={**os.environ, **variables},
+        stdout=stdout,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a script's children ignore it
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    return process.communicate(timeout=900)[0]
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    deadline = time.time() + 300
+    while not condition():
+        assert process.poll() is None and time.time() < deadline, process.communicate()[0]
+        time.sleep(0.1)
+
+
+def pids(outputs: Path) -> list[int]:
+    """Processes that the runner has started, as their locks say."""
+    texts = [path.read_text() for path in outputs.glob(f"xps/*/{LOCK}")]
+    return [json.loads(text)["pid"] for text in texts if text]
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("audio"), tracks=8)
+
+
+@pytest.fixture(scope="module")
+def killed_and_resumed(folder, tmp_path_factory):
+    """Outputs of a grid that everything of was killed in the middle, and that was called again; what that printed."""
+    outputs = tmp_path_factory.mktemp("grid")
+    variables = environment(folder, outputs)
+    first = grid(variables, "qamdt.levels", "--jobs", "2")
+    wait_for(lambda: list(outputs.glob("xps/*/history.json")), first)
+    first.kill()
+    for pid in pids(outputs):
+        os.killpg(pid, signal.SIGKILL)
+    first.communicate()
+    lengths = [len(json.loads(path.read_text())) for path in outputs.glob("xps/*/history.json")]
+    assert sum(lengths) < 9, "it was killed before the end"
+    again = grid(variables, "qamdt.levels", "--jobs", "2")
+    printed = finish(again)
+    assert again.returncode == 0, printed
+    return outputs, variables, printed
+
+
+@pytest.mark.slow
+def test_killed_grid_ends_with_the_numbers_and_folders_of_plain_dora_runs(killed_and_resumed, tmp_path):
+    outputs, _, printed = killed_and_resumed
+    folders = sorted(path.resolve() for path in outputs.glob("grids/qamdt.levels/*"))
+    assert len(folders) == 4 and all(path.parent == outputs / "xps" for path in folders)
+    assert "\x1b" not in printed and printed.count("COM") == 4
+    for path in folders:
+        argv = json.loads((path / ".argv.json").read_text())
+        assert dora(tmp_path, *argv).returncode == 0, log_of(tmp_path)[-3000:]
+        assert history(tmp_path / "xps" / path.name) == history(path) and len(history(path)) == 3
+
+
+@pytest.mark.slow
+def test_what_is_finished_is_not_run_again_and_a_failure_is_reported(killed_and_resumed):
+    outputs, variables, _ = killed_and_resumed
+    done = grid(variables, "qamdt.levels")
+    printed = finish(done)
+    assert done.returncode == 0 and "0 of 4 experiments to run" in printed and "started" not in printed
+    # An overlap as large as the patch composes, and cannot be built; the recipe's own is finished already.
+    failing = grid({**variables, "QAMDT_OVERLAPS": "0,9"}, "qamdt.patch_overlap", "--retries", "1")
+    printed = finish(failing)
+    assert failing.returncode == 1 and "1 of 2 experiments to run" in printed
+    assert printed.count("FAILED") == 2 and "overlap" in printed.split("FAILED")[1] and "FAI" in printed
+
+
+@pytest.mark.slow
+def test_the_table_shows_what_a_real_history_holds(killed_and_resumed):
+    outputs, _, _ = killed_and_resumed
+    main = main_in(outputs)
+    explorer = find_explorer(main, "qamdt.levels")
+    path = next(outputs.glob("grids/qamdt.levels/*"))
+    sheep = LocalSheep(main.get_xp_from_sig(path.name), main)
+    shown = explorer.process_sheep(sheep, sheep.history)
+    assert shown["train"]["epoch"] == 3 and shown["train"]["minutes"] > 0 and shown["train"]["ping"]
+    assert shown["valid"]["loss"] == history(path)[-1]["valid"]["loss"]
+    assert set(shown["evaluate"]) == {"fad", "kl", "is", "pmos", "silent"}
+    frechet = [value for key, value in history(path)[-1]["evaluate"].items() if key.startswith("frechet_playground")]
+    assert [shown["evaluate"]["fad"]] == frechet
+
+
+@pytest.mark.slow
+def test_interrupted_it_stops_everything_and_says_how_to_go_on(folder, tmp_path):
+    process = grid(environment(folder, tmp_path), "qamdt.levels", "--patterns", "official")
+    wait_for(lambda: pids(tmp_path), process)
+    (pid,) = pids(tmp_path)
+    process.send_signal(signal.SIGINT)
+    printed = finish(process)
+    assert process.returncode == 130 and "the same command goes on" in printed
+    assert not lives(pid)
+
+
+@pytest.mark.slow
+def test_two_at_once_run_each_experiment_once(folder, tmp_path):
+    variables = environment(folder, tmp_path)
+    runners = [grid(variables, "qamdt.levels", "--patterns", "official") for _ in range(2)]
+    printed = [finish(runner) for runner in runners]
+    assert [runner.returncode for runner in runners] == [0, 0], printed
+    assert sum(text.count("started ") for text in printed) == 1
+
+
+@pytest.mark.slow
+def test_on_a_terminal_the_table_is_redrawn_and_each_device_has_one_process(folder, tmp_path):
+    variables = environment(folder, tmp_path, TERM="xterm", COLUMNS="120")
+    ours, theirs = os.openpty()
+    runner = grid(variables, "qamdt.levels", "--patterns", "!paper", "--devices", "3,5", stdout=theirs)
+    os.close(theirs)
+    shown, devices = [], {}
+    while chunk := read_terminal(ours):
+        shown.append(chunk)
+        for pid in filter(lives, pids(tmp_path)):
+            devices[pid] = environment_of(pid).get("CUDA_VISIBLE_DEVICES")
+    os.close(ours)
+    screens = b"".join(shown).decode(errors="replace").split("\x1b[H\x1b[2J")
+    assert runner.wait(60) == 0, screens[-1]
+    assert len(devices) == 3 and set(devices.values()) == {"3", "5"}
+    assert "on device 3" in screens[-1] and "on device 5" in screens[-1]
+    assert len(screens) > 4 and screens[-1].count("COM") == 3 and screens[-1].count("finished") == 3
+    assert max(screen.count("RUN") for screen in screens) == 2, "one process on each device"
+
+
+def read_terminal(terminal: int) -> bytes:
+    """What a process wrote to its terminal; nothing once it is gone."""
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # how Linux says that nobody has the other side open
+        return b""
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
+
+
+def test_a_lock_is_taken_as_long_as_the_process_lives(tmp_path):
+    main = main_in(tmp_path)
+    sheep = LocalSheep(main.init_xp(main.get_xp(["solver=qamdt/debug"])), main)
+    assert sheep.owner() is None
+    with open(sheep.xp.folder / LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        json.dump({"pid": 1, "host": "elsewhere", "place": ""}, lock)
+        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock.fileno(),))
+    assert sheep.owner() == {"pid": 1, "host": "elsewhere", "place": ""} and sheep.state() == "RUNNING"
+    assert not sheep.start("", 1), "what another one runs is not started"
+    process.kill()
+    process.communicate()
+    assert sheep.owner() is None and sheep.state() == "PENDING"
+
+
+def test_the_grids_folder_holds_its_runs_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("QAMDT_SOLVER", "qamdt/debug")
+    for seed in ("0", "1"):
+        monkeypatch.setenv("QAMDT_SEEDS", seed)
+        main = main_in(tmp_path)
+        sheep = collect(main, find_explorer(main, "qamdt.levels"))
+        link(main, "qamdt.levels", sheep)
+        links = {path.name: path.resolve() for path in (tmp_path / "grids" / "qamdt.levels").iterdir()}
+        assert links == {one.xp.sig: one.xp.folder.resolve() for one in sheep}
+
+
+def test_killed_between_checkpoint_and_history_it_is_finished_by_calling_again(folder, tmp_path):
+    argv = [*TINY, f"folder={folder}", "optim.epochs=1", "optim.updates_per_epoch=2", "generate.steps=2"]
+    with solver_in(tmp_path, *argv) as solver:
+        solver.run()
+    before = history(solver.folder)
+    (solver.folder / "history.json").unlink()
+    main = main_in(tmp_path)
+    sheep = LocalSheep(main.get_xp(argv), main)
+    assert not sheep.finished
+    with solver_in(tmp_path, *argv) as solver:
+        solver.run()
+    assert sheep.finished and history(solver.folder) == before
