@@ -14,7 +14,8 @@ from omegaconf import DictConfig, open_dict
 
 from .clap.scorer import ClapScorer
 from .compat import prepare
-from .conditioning.conditioners import ModelFuser, QualityConditioner, T5StatesConditioner, WordsConditioner
+from .conditioning.conditioners import QualityConditioner, T5StatesConditioner, WordsConditioner
+from .conditioning.fuser import ModelFuser
 from .conditioning.model import QAMDTModel
 from .data.dataset import QualityMusicDataset
 from .data.manifest import read_manifest

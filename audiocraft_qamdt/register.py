@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import sys
+import types
 import typing as tp
 
 from . import builders
@@ -76,3 +78,17 @@ def register() -> None:
         extended = functools.wraps(theirs)(functools.partial(ours, theirs))
         extended.audiocraft_qamdt = True  # type: ignore[attr-defined]
         setattr(owner, attribute, staticmethod(extended) if isinstance(owner, type) else extended)
+
+
+class _CallableModule(types.ModuleType):
+    """This module's type.
+
+    Python binds a submodule to its package under its own name once it is imported, so `audiocraft_qamdt.register` is
+    this module. It can be called, so that `from audiocraft_qamdt import register` means the function to its users.
+    """
+
+    def __call__(self) -> None:
+        register()
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -17,7 +17,7 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from . import builders
 from .checkpoints import store
 from .compat import prepare
-from .conditioning.conditioners import drop_conditions, to_levels
+from .conditioning.attributes import drop_conditions, to_levels
 from .conditioning.model import QAMDTModel
 from .data.cache import LatentBatchLoader, to_record
 from .data.dataset import QualityMusicInfo

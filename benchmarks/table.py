@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from audiocraft_qamdt.data.manifest import replacing, write_json
 from audiocraft_qamdt.utils import plots
+from audiocraft_qamdt.utils.files import replacing, write_json
 
 from .harness import Result
 

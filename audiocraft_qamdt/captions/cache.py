@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.manifest import write_json
+from ..utils.files import write_json
 
 CACHE_FOLDER = ".captions"  # beside the manifest
 _BLOCK = 1 << 20

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.manifest import replacing, write_json
+from ..utils.files import replacing, write_json
 from .matching import Matcher
 from .refine import make_refiner, refine
 from .settings import Settings

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.manifest import replacing, write_json
+from ..utils.files import replacing, write_json
 from .matching import Match
 from .records import Candidate
 

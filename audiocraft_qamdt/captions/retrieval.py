@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.manifest import replacing
+from ..utils.files import replacing
 from .cache import digest
 
 _TEXTS_AT_ONCE = 256

@@ -61,10 +61,10 @@ def parse_metrics(text: str) -> tuple[dict[str, list[str]], dict[str, dict[str, 
 
 def _evaluate(args: argparse.Namespace) -> int:
     from ..builders import resolve_device
-    from ..data.manifest import replacing, write_json
     from ..metrics.folders import cache_folder, evaluate_folders
     from ..metrics.networks import Networks
     from ..metrics.table import Setup, build_metrics
+    from ..utils.files import replacing, write_json
 
     switches, settings = parse_metrics(args.metrics)
     device = resolve_device(args.device)

@@ -1,28 +1,19 @@
-"""Conditioners that AudioCraft lacks, and the step from a segment's metadata to what the network is given.
-
-The way: `SegmentWithAttributes.to_condition_attributes()` holds the description and p-MOS values of the segment
-(`quality_<granularity>`); `drop_conditions` forgets some of it in training; `to_levels` turns p-MOS into levels and the
-text prefix; AudioCraft's `ConditioningProvider` encodes; `ModelFuser` names the network's arguments.
-"""
+"""Conditioners that AudioCraft lacks: quality levels, a T5 whose states the network projects, hashed words."""
 
 from __future__ import annotations
 
 import re
 import typing as tp
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ..compat import prepare
-from ..data.attributes import GRANULARITIES, QUALITY, level_names
-from ..quality.levels import LevelRule, prefixed, unprefixed
+from ..data.attributes import GRANULARITIES
 
 prepare()
 
 from audiocraft.modules.conditioners import (  # noqa: E402
-    ConditionFuser,
-    ConditioningAttributes,
     ConditionType,
     T5Conditioner,
     TextConditioner,
@@ -30,8 +21,6 @@ from audiocraft.modules.conditioners import (  # noqa: E402
 from audiocraft.utils.utils import hash_trick, length_to_mask  # noqa: E402
 
 UNKNOWN_LEVEL = 0.0
-
-_FUSED_AS = {"sum": "global", "prepend": "clip", "input_interpolate": "frame", "adaln": "adaln"}
 
 
 class QualityConditioner(TextConditioner):
@@ -147,135 +136,3 @@ class WordsConditioner(TextConditioner):
     def forward(self, inputs: tuple[Tensor, Tensor]) -> ConditionType:
         tokens, mask = inputs
         return self.output_proj(self.embed(tokens)) * mask.unsqueeze(-1), mask
-
-
-class ModelFuser(ConditionFuser):
-    """AudioCraft's fuser configuration, applied as arguments of the network instead of to its input.
-
-    `cross` conditions become the context and its padding mask (AudioCraft's fuser drops the mask); quality conditions
-    become levels by granularity: sum = global, prepend = clip, input_interpolate = frame, and our `adaln`.
-    """
-
-    FUSING_METHODS = [*ConditionFuser.FUSING_METHODS, "adaln"]
-
-    def quality_granularities(self) -> tuple[str, ...]:
-        """Granularities that the network needs embeddings for.
-
-        Raises:
-            ValueError: a condition that is not quality is fused in a way that only quality is.
-        """
-        for name, method in self.cond2fuse.items():
-            if method != "cross" and name != f"{QUALITY}_{_FUSED_AS[method]}":
-                raise ValueError(
-                    f"fuser.{method}=[{name}]: only {QUALITY}_{_FUSED_AS[method]} can be fused by {method}; "
-                    "put other conditions under fuser.cross"
-                )
-        return tuple(g for method, g in _FUSED_AS.items() if self.fuse2cond.get(method))
-
-    def forward(self, conditions: dict[str, ConditionType]) -> dict[str, tp.Any]:  # type: ignore[override]
-        """Conditions by name, each (tensor, mask), to `context`, `context_mask` and `quality` of the network."""
-        crossed = [conditions[name] for name in self.fuse2cond.get("cross", []) if name in conditions]
-        quality = {
-            _FUSED_AS[self.cond2fuse[name]]: levels
-            for name, (levels, _) in conditions.items()
-            if self.cond2fuse[name] != "cross"
-        }
-        return {
-            "context": torch.cat([states for states, _ in crossed], dim=1) if crossed else None,
-            "context_mask": torch.cat([mask for _, mask in crossed], dim=1) if crossed else None,
-            "quality": {g: levels if g == "frame" else levels[:, 0] for g, levels in quality.items()},
-        }
-
-
-def drop_conditions(
-    attributes: list[ConditioningAttributes], probabilities: dict[str, float], generator: torch.Generator
-) -> list[ConditioningAttributes]:
-    """Forget conditions in training, each item and each condition on its own.
-
-    Args:
-        attributes: of a batch; not changed.
-        probabilities: by attribute name; "quality" forgets all that is said of quality, the prefix included.
-        generator: CPU generator.
-    """
-    attributes = [_own_text(item) for item in attributes]
-    for item in attributes:
-        for name, probability in sorted(probabilities.items()):
-            if torch.rand((), generator=generator) < probability:
-                forget(item, name)
-    return attributes
-
-
-def _own_text(item: ConditioningAttributes) -> ConditioningAttributes:
-    # The text alone: the attributes hold the segment's audio too, which nothing here changes.
-    return replace(item, text=dict(item.text))
-
-
-def forget(item: ConditioningAttributes, name: str) -> None:
-    """Set the attribute `name` (or, for "quality", all of quality) to unknown, in place.
-
-    Raises:
-        ValueError: the item has no such attribute.
-    """
-    names = [key for key in item.text if key == name or (name == QUALITY and key.startswith(f"{QUALITY}_"))]
-    if not names:
-        raise ValueError(f"condition_dropout.{name}: there is no such condition, choose among {', '.join(item.text)}")
-    item.text.update(dict.fromkeys(names))
-
-
-def to_levels(item: ConditioningAttributes, rule: LevelRule | None, prefix: bool) -> ConditioningAttributes:
-    """Turn the p-MOS in the attributes of one item into levels, and write the quality prefix before its description.
-
-    Args:
-        item: attributes with p-MOS values (see `quality.attributes`).
-        rule: thresholds; None where no p-MOS is known anywhere.
-        prefix: whether the text carries quality.
-    """
-    item = _own_text(item)
-    text: dict[str, tp.Any] = item.text  # AudioCraft's "text" conditions carry anything that a conditioner tokenizes
-    pmos = text.get(f"{QUALITY}_prefix")
-    text.update({name: _levels(text.get(name), rule) for name in level_names()})
-    if prefix and pmos is not None and rule is not None:
-        text["description"] = prefixed(text.get("description"), rule.prefix(pmos))
-    return item
-
-
-def _levels(pmos: float | list[float] | None, rule: LevelRule | None) -> tp.Any:
-    if pmos is None or rule is None:
-        return None
-    return rule.levels(pmos) if isinstance(pmos, list) else rule.level(pmos)
-
-
-def null_attributes(
-    item: ConditioningAttributes, null_level: float, negative_prompt: str | None = None
-) -> ConditioningAttributes:
-    """Attributes of guidance's unconditional branch, in levels.
-
-    Args:
-        item: attributes of the conditional branch, in levels.
-        null_level: quality; 0 = unknown.
-        negative_prompt: what to lead away from, in place of no text.
-    """
-    item = _own_text(item)
-    item.text = {**dict.fromkeys(item.text), "description": negative_prompt, **_null_levels(item, null_level)}
-    return item
-
-
-def text_attributes(item: ConditioningAttributes, null_level: float, prefix: bool) -> ConditioningAttributes:
-    """Attributes of the branch that has the text of `item` and the null quality (see `Guidance.quality_scale`).
-
-    Args:
-        prefix: whether `item` has a quality prefix before its description.
-    """
-    description = item.text["description"]
-    item = _own_text(item)
-    item.text.update(_null_levels(item, null_level))
-    item.text["description"] = unprefixed(description) if prefix and description else description
-    return item
-
-
-def _null_levels(item: ConditioningAttributes, null_level: float) -> dict[str, tp.Any]:
-    # A curve stays one: branches are stacked, and a shorter one would be filled up with unknown.
-    curves = {name: item.text.get(name) for name in level_names()}
-    return {
-        name: [null_level] * len(curve) if isinstance(curve, list) else null_level for name, curve in curves.items()
-    }

@@ -11,7 +11,8 @@ from ..compat import prepare
 from ..data.attributes import QUALITY
 from ..models.masking import TokenMask
 from ..models.mdt import MaskedDiffusionTransformer, resample_levels
-from .conditioners import ModelFuser, QualityConditioner
+from .conditioners import QualityConditioner
+from .fuser import ModelFuser
 
 prepare()
 
@@ -39,7 +40,7 @@ class QAMDTModel(nn.Module):
         self.fuser = fuser
 
     def encode_conditions(self, attributes: list[ConditioningAttributes]) -> dict[str, tp.Any]:
-        """Attributes in levels (see `conditioners.to_levels`) to the conditions that `forward` takes."""
+        """Attributes in levels (see `attributes.to_levels`) to the conditions that `forward` takes."""
         return self.fuser(self.condition_provider(self.condition_provider.tokenize(attributes)))
 
     def project_context(self, conditions: dict[str, tp.Any]) -> dict[str, tp.Any]:

@@ -6,12 +6,10 @@ Quality is one key of the sidecar, which AudioCraft ignores:
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import math
 import os
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +19,8 @@ from typing import Any
 
 import numpy as np
 from tqdm import tqdm
+
+from ..utils.files import replacing, write_json
 
 MANIFEST_FILES = ("data.jsonl", "data.jsonl.gz")  # in the order in which AudioCraft looks for them
 QUALITY_KEY = "quality"
@@ -113,30 +113,6 @@ def _text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{where} must be a text that is not empty, got {value!r}")
     return value
-
-
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Give the path of a new file beside `path` to write to; it takes the place of `path` if nothing was raised.
-
-    A reader sees the old file or the new one, never a part. Links are followed.
-    """
-    target = Path(os.path.realpath(path))
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        yield part
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
-    if any("\ud800" <= char <= "\udfff" for char in text):  # half a character, which UTF-8 cannot hold
-        text = json.dumps(content, allow_nan=False)
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
 
 
 def sidecar_path(audio_path: str | Path) -> Path:

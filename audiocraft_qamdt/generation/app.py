@@ -11,9 +11,9 @@ import typing as tp
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..conditioning.attributes import Curve
 from ..utils import plots
 from .files import Job, run_jobs
-from .params import Curve
 from .qamdt import QAMDT
 
 logger = logging.getLogger(__name__)

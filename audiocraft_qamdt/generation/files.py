@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import __version__
-from ..data.manifest import write_json
+from ..utils.files import write_json
 from .params import GenerationParams, item_seeds
 from .qamdt import QAMDT
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..clap.scorer import ClapScorer, Scorer, best_of
-from ..conditioning.conditioners import null_attributes, text_attributes
+from ..conditioning.attributes import null_attributes, text_attributes
 from ..conditioning.model import QAMDTModel, window_conditions
 from ..data.attributes import QUALITY
 from ..diffusion.guidance import Conditions, guided

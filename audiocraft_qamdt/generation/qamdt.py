@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from .. import builders
 from ..checkpoints import store
+from ..conditioning.attributes import Curve, attributes_for
 from ..conditioning.model import QAMDTModel
 from ..latents.codec import LatentCodec
 from ..quality.levels import QualityStatistics
-from .params import Curve, GenerationParams, attributes_for, item_seeds
+from .params import GenerationParams, item_seeds
 from .pipeline import Known, Pipeline, Progress
 
 from audiocraft.data.audio_utils import convert_audio  # isort: skip
@@ -260,7 +261,7 @@ class QAMDT(Pipeline):
         pmos: float | Curve | None = None,
         duration: float | None = None,
     ) -> ConditioningAttributes:
-        """Attributes, in levels, for one clip (see `request.attributes_for`)."""
+        """Attributes, in levels, for one clip (see `conditioning.attributes.attributes_for`)."""
         item = attributes_for(
             description,
             quality,

@@ -17,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..compat import prepare
-from ..data.manifest import replacing
+from ..utils.files import replacing
 from .base import Batch, Clip, Metric, Network, Number
 from .frechet import FrechetMetric, Moments
 from .table import Evaluation

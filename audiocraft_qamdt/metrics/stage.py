@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..compat import prepare
-from ..data.manifest import write_json
+from ..utils.files import write_json
 from .base import AudioCraftBatch, Batch, Clip, Metric, Number, check_audio
 from .folders import cache_folder, compare_with_folder
 from .networks import NETWORKS, Networks

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..data.manifest import replacing
+from ..utils.files import replacing
 from ..utils.randomness import keyed_generator
 from .dataset import to_pcm16
 from .degradation import CALIBRATION_KINDS, degrade

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.manifest import MANIFEST_FILES, read_sidecar, replacing, sidecar_path, write_json, write_manifest
+from ..data.manifest import MANIFEST_FILES, read_sidecar, sidecar_path, write_manifest
+from ..utils.files import replacing, write_json
 from .degradation import CALIBRATION_KINDS, degrade
 from .synthesis import Piece, compose, render, tempo_word
 

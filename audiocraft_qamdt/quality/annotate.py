@@ -28,12 +28,11 @@ from ..data.manifest import (
     find_manifest,
     read_manifest,
     read_quality,
-    replacing,
-    write_json,
     write_manifest,
     write_sidecar_key,
 )
 from ..slurm.shards import Shard, take_shard
+from ..utils.files import replacing, write_json
 from .levels import LEVELS, PRESETS, STATISTICS_FILE, QualityStatistics, level_rule
 from .predictors.base import Predictor, load_predictor
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..builders import SPLITS
 from ..compat import CONFIG_ROOT
-from ..data.manifest import read_descriptions, replacing
+from ..data.manifest import read_descriptions
 from ..generation.export import Card, export_model
 from ..generation.qamdt import QAMDT
 from ..playground.dataset import make_dataset
@@ -23,6 +23,7 @@ from ..quality.annotate import annotate, score_clip
 from ..quality.predictors.base import Predictor, load_predictor
 from ..train import main
 from ..utils import plots
+from ..utils.files import replacing
 
 from audiocraft.data.audio import audio_write  # isort: skip
 

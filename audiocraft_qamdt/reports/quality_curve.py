@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.manifest import replacing, write_json
 from ..generation.qamdt import QAMDT
 from ..quality.annotate import score_clip
 from ..quality.levels import LEVELS
 from ..quality.predictors.acoustic import measure
 from ..quality.predictors.base import Predictor
 from ..utils import plots
+from ..utils.files import replacing, write_json
 from ..utils.randomness import keyed_seed
 
 CONFIDENCE = 0.95

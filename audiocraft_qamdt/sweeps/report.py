@@ -7,10 +7,10 @@ import html
 import typing as tp
 from pathlib import Path
 
-from ..data.manifest import replacing
 from ..metrics.base import safe
 from ..metrics.table import more_is_better
 from ..utils import pages, plots
+from ..utils.files import replacing
 from ..utils.pages import Cell
 from .arms import Arm, Statistic, Sweep, remarks
 

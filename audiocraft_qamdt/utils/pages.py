@@ -7,7 +7,7 @@ import html
 import typing as tp
 from pathlib import Path
 
-from ..data.manifest import replacing
+from .files import replacing
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }

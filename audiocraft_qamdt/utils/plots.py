@@ -186,7 +186,7 @@ class _figure:
 
     def __exit__(self, kind: type[BaseException] | None, *_: tp.Any) -> None:
         if kind is None:
-            from ..data.manifest import replacing
+            from .files import replacing
 
             with replacing(self.path) as part:
                 self.figure.savefig(part, format="png")

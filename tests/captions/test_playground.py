@@ -11,9 +11,9 @@ import torch
 
 from audiocraft_qamdt.captions.refine import refine
 from audiocraft_qamdt.captions.settings import get_matcher, load_settings
-from audiocraft_qamdt.data.manifest import write_json
 from audiocraft_qamdt.playground.dataset import make_dataset
 from audiocraft_qamdt.playground.synthesis import INSTRUMENTS, RHYTHMS, compose
+from audiocraft_qamdt.utils.files import write_json
 
 TRACKS, SEED = 240, 3  # the thresholds of the configuration were chosen on seed 0
 NAMES = sorted({*INSTRUMENTS, *RHYTHMS}, key=len, reverse=True)  # "dance drums" before "drums"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from audiocraft_qamdt.conditioning.conditioners import QualityConditioner, to_levels
+from audiocraft_qamdt.conditioning.attributes import to_levels
+from audiocraft_qamdt.conditioning.conditioners import QualityConditioner
 from audiocraft_qamdt.data import dataset as module
 from audiocraft_qamdt.data.dataset import CURVE_RATE, QualityMusicDataset
 from audiocraft_qamdt.data.manifest import build_manifest

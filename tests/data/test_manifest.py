@@ -20,10 +20,10 @@ from audiocraft_qamdt.data.manifest import (
     read_manifest,
     read_quality,
     read_sidecar,
-    replacing,
     write_manifest,
     write_sidecar_key,
 )
+from audiocraft_qamdt.utils.files import replacing
 
 FIELDS = {"pmos": 3.7, "hop": 1.0, "frames": [3.0, 4.0, 5.0], "predictor": "acoustic", "version": "1"}
 

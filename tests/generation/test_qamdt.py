@@ -148,7 +148,7 @@ def test_repeated_descriptions_are_other_clips_which_the_next_seeds_give(model):
 def test_pmos_asks_for_what_a_segment_of_that_pmos_was_told_in_training(model):
     from audiocraft.modules.conditioners import ConditioningAttributes
 
-    from audiocraft_qamdt.conditioning.conditioners import to_levels
+    from audiocraft_qamdt.conditioning.attributes import to_levels
     from audiocraft_qamdt.data.attributes import quality_attributes
 
     for pmos in (1.0, 3.0, 3.44, 3.9, 5.0):
@@ -219,7 +219,7 @@ def test_equal_weights_are_plain_guidance_and_a_quality_weight_is_heard(model):
 
 
 def test_the_branch_of_the_text_has_the_text_and_not_the_quality(model):
-    from audiocraft_qamdt.conditioning.conditioners import text_attributes
+    from audiocraft_qamdt.conditioning.attributes import text_attributes
 
     asked = model.request("piano, high quality please", 5)
     branch = text_attributes(asked, 0.0, prefix=True).text
@@ -240,7 +240,7 @@ def test_settings_reach_the_guidance(model):
 
 def test_null_curves_are_as_long_as_their_curves(model):
     """Stacked with a curve, a null level must not end as unknown."""
-    from audiocraft_qamdt.conditioning.conditioners import null_attributes
+    from audiocraft_qamdt.conditioning.attributes import null_attributes
 
     asked = model.request("piano", [(0, 1), (1, 5)])
     null = null_attributes(asked, 3.0).text["quality_frame"]

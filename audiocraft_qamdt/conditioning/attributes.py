@@ -1,0 +1,187 @@
+"""The attributes of an item: from a request or a segment's metadata to what the conditioners are given.
+
+Attributes hold the description and the segment's p-MOS (`quality_<granularity>`). `drop_conditions` forgets some of it
+in training; `to_levels` turns p-MOS into levels and the text prefix; `attributes_for` makes the same from a request.
+"""
+
+from __future__ import annotations
+
+import math
+import typing as tp
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ..compat import prepare
+from ..data.attributes import QUALITY, level_names, quality_attributes
+from ..data.dataset import CURVE_RATE
+from ..quality.levels import LevelRule, prefixed, unprefixed
+
+prepare()
+
+from audiocraft.modules.conditioners import ConditioningAttributes  # noqa: E402
+
+Curve = list[tuple[float, float]]
+"""Quality along a clip: (seconds, level or p-MOS) points, linear between them, held beyond the ends."""
+
+
+def drop_conditions(
+    attributes: list[ConditioningAttributes], probabilities: dict[str, float], generator: torch.Generator
+) -> list[ConditioningAttributes]:
+    """Forget conditions in training, each item and each condition on its own.
+
+    Args:
+        attributes: of a batch; not changed.
+        probabilities: by attribute name; "quality" forgets all that is said of quality, the prefix included.
+        generator: CPU generator.
+    """
+    attributes = [_own_text(item) for item in attributes]
+    for item in attributes:
+        for name, probability in sorted(probabilities.items()):
+            if torch.rand((), generator=generator) < probability:
+                forget(item, name)
+    return attributes
+
+
+def _own_text(item: ConditioningAttributes) -> ConditioningAttributes:
+    # The text alone: the attributes hold the segment's audio too, which nothing here changes.
+    return replace(item, text=dict(item.text))
+
+
+def forget(item: ConditioningAttributes, name: str) -> None:
+    """Set the attribute `name` (or, for "quality", all of quality) to unknown, in place.
+
+    Raises:
+        ValueError: the item has no such attribute.
+    """
+    names = [key for key in item.text if key == name or (name == QUALITY and key.startswith(f"{QUALITY}_"))]
+    if not names:
+        raise ValueError(f"condition_dropout.{name}: there is no such condition, choose among {', '.join(item.text)}")
+    item.text.update(dict.fromkeys(names))
+
+
+def to_levels(item: ConditioningAttributes, rule: LevelRule | None, prefix: bool) -> ConditioningAttributes:
+    """Turn the p-MOS in the attributes of one item into levels, and write the quality prefix before its description.
+
+    Args:
+        item: attributes with p-MOS values (see `quality.attributes`).
+        rule: thresholds; None where no p-MOS is known anywhere.
+        prefix: whether the text carries quality.
+    """
+    item = _own_text(item)
+    text: dict[str, tp.Any] = item.text  # AudioCraft's "text" conditions carry anything that a conditioner tokenizes
+    pmos = text.get(f"{QUALITY}_prefix")
+    text.update({name: _levels(text.get(name), rule) for name in level_names()})
+    if prefix and pmos is not None and rule is not None:
+        text["description"] = prefixed(text.get("description"), rule.prefix(pmos))
+    return item
+
+
+def _levels(pmos: float | list[float] | None, rule: LevelRule | None) -> tp.Any:
+    if pmos is None or rule is None:
+        return None
+    return rule.levels(pmos) if isinstance(pmos, list) else rule.level(pmos)
+
+
+def null_attributes(
+    item: ConditioningAttributes, null_level: float, negative_prompt: str | None = None
+) -> ConditioningAttributes:
+    """Attributes of guidance's unconditional branch, in levels.
+
+    Args:
+        item: attributes of the conditional branch, in levels.
+        null_level: quality; 0 = unknown.
+        negative_prompt: what to lead away from, in place of no text.
+    """
+    item = _own_text(item)
+    item.text = {**dict.fromkeys(item.text), "description": negative_prompt, **_null_levels(item, null_level)}
+    return item
+
+
+def text_attributes(item: ConditioningAttributes, null_level: float, prefix: bool) -> ConditioningAttributes:
+    """Attributes of the branch that has the text of `item` and the null quality (see `Guidance.quality_scale`).
+
+    Args:
+        prefix: whether `item` has a quality prefix before its description.
+    """
+    description = item.text["description"]
+    item = _own_text(item)
+    item.text.update(_null_levels(item, null_level))
+    item.text["description"] = unprefixed(description) if prefix and description else description
+    return item
+
+
+def _null_levels(item: ConditioningAttributes, null_level: float) -> dict[str, tp.Any]:
+    # A curve stays one: branches are stacked, and a shorter one would be filled up with unknown.
+    curves = {name: item.text.get(name) for name in level_names()}
+    return {
+        name: [null_level] * len(curve) if isinstance(curve, list) else null_level for name, curve in curves.items()
+    }
+
+
+def attributes_for(
+    description: str | None,
+    quality: float | Curve | None,
+    pmos: float | Curve | None,
+    *,
+    rule: LevelRule | None,
+    prefix: bool,
+    duration: float,
+) -> ConditioningAttributes:
+    """Attributes, in levels, of one clip.
+
+    A level with a fraction interpolates embeddings. A p-MOS becomes what it was in training: an integer level, and the
+    prefix word, by the rule and the statistics of the training data.
+
+    Args:
+        description: what to play; None = unconditional.
+        quality, pmos: one of them, or None = unknown; a number or a curve.
+        rule: levels of the training data; None if unknown.
+        prefix: whether the model's text carries quality.
+        duration: of the clip, in seconds.
+    Raises:
+        ValueError: values that are no levels or no p-MOS; both given; a p-MOS without a rule.
+    """
+    if quality is not None and pmos is not None:
+        raise ValueError(f"quality={quality!r} and pmos={pmos!r}: give one of them")
+    name, asked = ("quality", quality) if pmos is None else ("pmos", pmos)
+    curve = sample_curve(name, asked, duration) if isinstance(asked, (list, tuple)) else None
+    value = float(np.mean(curve)) if curve else None if asked is None else _on_scale(name, asked)
+    if pmos is None:
+        if prefix and rule is not None and value is not None:
+            description = prefixed(description, rule.level_prefix(math.floor(value + 0.5)))
+        return ConditioningAttributes(text={"description": description, **quality_attributes(value, curve, value)})
+    if rule is None:
+        raise ValueError(f"pmos={pmos!r}: the model knows no quality statistics, so only levels can be asked for")
+    item = ConditioningAttributes(text={"description": description, **quality_attributes(value, curve, value)})
+    return to_levels(item, rule, prefix)
+
+
+def sample_curve(name: str, points: Curve, duration: float) -> list[float]:
+    """A curve of (seconds, value) points at `CURVE_RATE` values per second.
+
+    Raises:
+        ValueError: no points, points that are no pairs, times that are no numbers, values off the scale 1 to 5.
+    """
+    if not points or not all(isinstance(point, (list, tuple)) and len(point) == 2 for point in points):
+        raise ValueError(f"{name}={points!r}: a curve is a list of (seconds, {name}) points")
+    for second, value in points:
+        _on_scale(name, value)
+        if not (is_number(second) and second >= 0):
+            raise ValueError(f"{name}: {second!r} is no time of a curve, give seconds from the start")
+    seconds, values = zip(*sorted(points), strict=True)
+    times = (np.arange(max(1, round(duration * CURVE_RATE))) + 0.5) / CURVE_RATE
+    return np.interp(times, seconds, values).tolist()
+
+
+def _on_scale(name: str, value: tp.Any) -> float:
+    what = "levels go from 1 to 5" if name == "quality" else "p-MOS goes from 1 to 5"
+    if not (is_number(value) and 1 <= value <= 5):
+        raise ValueError(f"{name}={value!r}: {what}")
+    return float(value)
+
+
+def is_number(value: tp.Any) -> bool:
+    """Whether a value is a finite number, and no bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,54 @@
+"""Which condition enters the network where: AudioCraft's fuser configuration as arguments of the network."""
+
+from __future__ import annotations
+
+import typing as tp
+
+import torch
+
+from ..compat import prepare
+from ..data.attributes import QUALITY
+
+prepare()
+
+from audiocraft.modules.conditioners import ConditionFuser, ConditionType  # noqa: E402
+
+_FUSED_AS = {"sum": "global", "prepend": "clip", "input_interpolate": "frame", "adaln": "adaln"}
+
+
+class ModelFuser(ConditionFuser):
+    """AudioCraft's fuser configuration, applied as arguments of the network instead of to its input.
+
+    `cross` conditions become the context and its padding mask (AudioCraft's fuser drops the mask); quality conditions
+    become levels by granularity: sum = global, prepend = clip, input_interpolate = frame, and our `adaln`.
+    """
+
+    FUSING_METHODS = [*ConditionFuser.FUSING_METHODS, "adaln"]
+
+    def quality_granularities(self) -> tuple[str, ...]:
+        """Granularities that the network needs embeddings for.
+
+        Raises:
+            ValueError: a condition that is not quality is fused in a way that only quality is.
+        """
+        for name, method in self.cond2fuse.items():
+            if method != "cross" and name != f"{QUALITY}_{_FUSED_AS[method]}":
+                raise ValueError(
+                    f"fuser.{method}=[{name}]: only {QUALITY}_{_FUSED_AS[method]} can be fused by {method}; "
+                    "put other conditions under fuser.cross"
+                )
+        return tuple(g for method, g in _FUSED_AS.items() if self.fuse2cond.get(method))
+
+    def forward(self, conditions: dict[str, ConditionType]) -> dict[str, tp.Any]:  # type: ignore[override]
+        """Conditions by name, each (tensor, mask), to `context`, `context_mask` and `quality` of the network."""
+        crossed = [conditions[name] for name in self.fuse2cond.get("cross", []) if name in conditions]
+        quality = {
+            _FUSED_AS[self.cond2fuse[name]]: levels
+            for name, (levels, _) in conditions.items()
+            if self.cond2fuse[name] != "cross"
+        }
+        return {
+            "context": torch.cat([states for states, _ in crossed], dim=1) if crossed else None,
+            "context_mask": torch.cat([mask for _, mask in crossed], dim=1) if crossed else None,
+            "quality": {g: levels if g == "frame" else levels[:, 0] for g, levels in quality.items()},
+        }

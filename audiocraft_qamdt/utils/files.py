@@ -1,0 +1,35 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give the path of a new file beside `path` to write to; it takes the place of `path` if nothing was raised.
+
+    A reader sees the old file or the new one, never a part. Links are followed.
+    """
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield part
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    if any("\ud800" <= char <= "\udfff" for char in text):  # half a character, which UTF-8 cannot hold
+        text = json.dumps(content, allow_nan=False)
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
