@@ -8,7 +8,7 @@ AUDIOCRAFT = 1.3.0
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: install demo claim test lint bench clean
+.PHONY: install demo claim test lint docs bench clean
 
 install: $(STAMP)
 
@@ -42,9 +42,15 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The manual as a site in site/, with the API reference; a broken link is an error. `make docs DOCS=serve` while writing.
+DOCS ?= build
+docs: install
+	$(BIN)/pip install --quiet --no-build-isolation -e ".[docs]"
+	$(BIN)/mkdocs $(DOCS)
+
 # Minutes of work on an idle machine; not part of the tests. BENCH="--only small" and so on: `python -m benchmarks --help`.
 bench: install
 	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) site
