@@ -6,6 +6,7 @@ import functools
 import logging
 import typing as tp
 from contextlib import contextmanager
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from unittest import mock
 
@@ -99,24 +100,49 @@ def _mel_vae(options: dict[str, tp.Any], device: str) -> LatentCodec:
         return MelVAECodec.from_official(vae, vocoder, **options)
 
 
-CODECS: dict[str, tp.Callable[[dict[str, tp.Any], str], LatentCodec]] = {
+BuildCodec = tp.Callable[[dict[str, tp.Any], str], LatentCodec]
+"""Build a codec from the options of its config section, for a device."""
+
+CODEC_ENTRY_POINTS = "audiocraft_qamdt.codecs"
+"""Entry point group in which other packages announce a `BuildCodec`."""
+
+CODECS: dict[str, BuildCodec] = {
     "mdct": _mdct,
     "encodec": _encodec,
     "mel_vae": _mel_vae,
 }
 
 
+def known_codecs() -> dict[str, BuildCodec | EntryPoint]:
+    """Return the codecs by name: those in `CODECS`, and those of installed packages, not loaded yet."""
+    return {point.name: point for point in entry_points(group=CODEC_ENTRY_POINTS)} | CODECS
+
+
 def get_codec(cfg: DictConfig, device: str = "cpu") -> LatentCodec:
-    """Codec of a `latents` config: `codec` names it, the section of that name holds its options.
+    """Build the codec of a `latents` config: `codec` names it, the section of that name, if any, holds its options.
 
     Raises:
-        ValueError: unknown codec.
+        ValueError: unknown codec, or an installed package's entry point that gives none.
         MissingWeights: its weights could not be loaded.
     """
-    if cfg.codec not in CODECS:
-        raise ValueError(f"latents.codec={cfg.codec!r} is unknown: choose one of {', '.join(CODECS)}")
-    codec = CODECS[cfg.codec](dict_from_config(cfg[cfg.codec]), device)
+    known = known_codecs()
+    if cfg.codec not in known:
+        raise ValueError(f"latents.codec={cfg.codec!r} is unknown: choose one of {', '.join(known)}")
+    build = known[cfg.codec]
+    if isinstance(build, EntryPoint):
+        build = _loaded(build)
+    options = dict_from_config(cfg[cfg.codec]) if cfg.codec in cfg else {}
+    codec = build(options, device)
+    if not isinstance(codec, LatentCodec):
+        raise ValueError(f"latents.codec={cfg.codec!r} gave {type(codec).__name__}: it must build a LatentCodec")
     return codec.to(device).eval().requires_grad_(False)
+
+
+def _loaded(point: EntryPoint) -> BuildCodec:
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"latents.codec={point.name!r} cannot be loaded from {point.value}: {error}") from error
 
 
 def check_codec(cfg: DictConfig, codec: LatentCodec) -> None:

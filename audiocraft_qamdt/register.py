@@ -48,7 +48,7 @@ def _get_conditioner_provider(_: Function, output_dim: int, cfg: tp.Any) -> tp.A
 def _get_pretrained(audiocraft_get_pretrained: Function, name: str, device: tp.Any = "cpu") -> tp.Any:
     """AudioCraft's `CompressionModel.get_pretrained`, knowing our codecs: "<codec>" or "<codec>:<checkpoint>"."""
     codec, _, checkpoint = str(name).partition(":")
-    if codec not in builders.CODECS:
+    if codec not in builders.known_codecs():
         return audiocraft_get_pretrained(name, device)
     from omegaconf import OmegaConf
 
