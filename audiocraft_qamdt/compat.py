@@ -1,4 +1,4 @@
-"""What AudioCraft 1.3.0 needs to run on a current PyTorch, and nothing else.
+"""Let AudioCraft 1.3.0 run on a current PyTorch, and nothing else.
 
 AudioCraft pins torch 2.1.0; each piece below names what breaks without it and the version that makes it unnecessary.
 Call `prepare()` before AudioCraft is first imported. Nothing happens on import of this module.
@@ -45,7 +45,7 @@ def prepare() -> None:
 
 
 def has_xformers() -> bool:
-    """Whether the real xformers is installed (not the stand-in made by `prepare`)."""
+    """Return whether the real xformers is installed (not the stand-in made by `prepare`)."""
     return not isinstance(sys.modules.get("xformers"), _Deferred) and importlib.util.find_spec("xformers") is not None
 
 

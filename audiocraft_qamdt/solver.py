@@ -46,7 +46,7 @@ _VALIDATION = "validation"
 
 @dataclass
 class Draws:
-    """What is random in one step: noise [B, C, T, F], timesteps [B], and the hidden tokens (None = nothing hidden)."""
+    """Random draws of one step: noise [B, C, T, F], timesteps [B], and the masked tokens (None = none)."""
 
     noise: Tensor
     timesteps: Tensor

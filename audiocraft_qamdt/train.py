@@ -156,7 +156,7 @@ def main(cfg: omegaconf.DictConfig) -> None:
 
 
 def _slurm_config() -> SlurmConfig:
-    """What `dora grid` and `dora launch` ask SLURM for where their options do not say; read when they need it."""
+    """Return the defaults of `dora grid` and `dora launch` for SLURM; read when they are needed."""
     recipe = omegaconf.OmegaConf.to_container(get_slurm_parameters(main._base_cfg.slurm))
     return SlurmConfig(**training_parameters(tp.cast(dict, recipe)))
 

@@ -1,4 +1,4 @@
-"""What a bench is, and how one is measured in a process of its own."""
+"""Define benches, and measure each in a process of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_REPEATS = 20
 
 @dataclass(frozen=True)
 class Settings:
-    """What all benches of a run share.
+    """Settings that all benches of a run share.
 
     Args:
         folder: scratch folder of the bench, empty.
@@ -52,7 +52,7 @@ class Settings:
 
 @dataclass
 class Work:
-    """What a bench prepared.
+    """Work that a bench prepared.
 
     Args:
         run: the call to time; None = only `figures` are wanted, and take the time they take.

@@ -1,4 +1,4 @@
-"""How far a trained model's samplers are from the DDIM solution of all its steps, and what they cost.
+"""Measure how far a trained model's samplers are from the DDIM solution of all its steps, and what they cost.
 
 python -m benchmarks.sampler_error //sig/<signature> --data <manifest>
 """

@@ -20,7 +20,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What was measured where and when."""
+    """Describe the machine and the time of a measurement."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         "processor": _processor(),

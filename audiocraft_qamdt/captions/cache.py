@@ -44,7 +44,7 @@ class StageCache:
         self.folder = Path(folder)
 
     def get(self, stage: str, key: str) -> Any:
-        """What was stored; None where nothing was, or it cannot be read."""
+        """Return what was stored; None where nothing was, or it cannot be read."""
         try:
             return json.loads(self.path(stage, key).read_text(encoding="utf-8"))["value"]
         except (OSError, ValueError, LookupError, TypeError):

@@ -1,4 +1,4 @@
-"""How much depends on the language model and its prompt: several of them over the same tracks."""
+"""Compare language models and prompts over the same tracks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALL_ACTIONS = ["keep", "replace", "fuse"]
 
 @dataclass
 class Outcome:
-    """What a variant made of the tracks.
+    """Results of a variant over the tracks.
 
     Args:
         name: the variant.

@@ -54,7 +54,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 @dataclass
 class Endpoint:
-    """Where and how to ask.
+    """Address and limits of an OpenAI-compatible service.
 
     Args:
         url: base, such as http://localhost:8000/v1; `/chat/completions` is added.

@@ -40,7 +40,7 @@ def hear(matcher: Matcher, audio: Tensor, sample_rate: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """How texts are judged, as cosines; `qamdt captions` draws where they lie among the scores of a data set.
+    """Thresholds for texts, as cosines; `qamdt captions` draws where they lie among the scores of a data set.
 
     Args:
         threshold: the least agreement of a text with the audio.
@@ -57,7 +57,7 @@ class Thresholds:
 
 @dataclass
 class Match:
-    """What stage 2 found out about a track.
+    """Result of stage 2 for a track.
 
     Args:
         candidates: all texts with their scores, the original first where there is one.
@@ -166,7 +166,7 @@ def _decide(candidates: list[Candidate], vectors: Tensor, thresholds: Thresholds
 
 
 def unmatched(candidates: list[Candidate]) -> Match:
-    """What to do where nothing is scored: every text counts that no earlier run has discarded."""
+    """Decide without scores: keep every text that no earlier run has discarded."""
     kinds = {candidate.stage == "original" for candidate in candidates if candidate.kept}
     actions = {(): NOTHING, (True,): KEEP, (False,): REPLACE, (False, True): FUSE}
     return Match(candidates, actions[tuple(sorted(kinds))])

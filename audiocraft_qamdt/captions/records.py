@@ -1,4 +1,4 @@
-"""What the stages hand to each other and leave in the sidecars."""
+"""Records that the stages hand to each other and leave in the sidecars."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Candidate:
 
 @dataclass
 class Texts:
-    """What a sidecar says of a track before it is refined.
+    """Texts of a track's sidecar before refinement.
 
     Args:
         original: its description as it was found; None = there is none.

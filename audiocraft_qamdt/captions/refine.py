@@ -144,7 +144,7 @@ def undo(manifest: str | Path, shard: Shard = (0, 1)) -> CaptionReport:
 
 
 def diff_lines(track: Track) -> list[str]:
-    """What would become of a track's description."""
+    """Return the lines that show how a track's description would change."""
     candidates, description = track.result()
     before = clean(track.texts.original or "")
     after = clean(description or "")

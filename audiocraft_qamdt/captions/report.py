@@ -1,4 +1,4 @@
-"""What a run did, and where its scores lie: the numbers that thresholds are chosen by."""
+"""Report a run and the distribution of its scores, from which thresholds are chosen."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Scores:
 
 @dataclass
 class CaptionReport:
-    """What `refine` did.
+    """Counts and scores of a `refine` run.
 
     Args:
         manifest: the data set.

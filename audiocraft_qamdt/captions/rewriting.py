@@ -22,7 +22,7 @@ FIELDS = {"original", "candidates", "tags"}
 
 @dataclass(frozen=True)
 class Request:
-    """What a caption is to be made of.
+    """Inputs that a caption is made from.
 
     Args:
         original: the track's description; None = it has none, or it does not agree with the audio.
@@ -132,7 +132,7 @@ class JoiningRewriter:
 
 @dataclass(frozen=True)
 class Guard:
-    """What a rewritten caption must pass.
+    """Checks that a rewritten caption must pass.
 
     Args:
         rules: on its text.
@@ -167,7 +167,7 @@ class Guard:
 
 
 def make_request(found: Match, sidecar: dict[str, tp.Any], fields: Sequence[str], seed: int) -> Request:
-    """What stage 3 is asked, from stage 2's result and the sidecar's tags.
+    """Make stage 3's request from stage 2's result and the sidecar's tags.
 
     A tag is required where the original description names it, whether or not that description passed.
 

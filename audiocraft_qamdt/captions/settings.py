@@ -159,6 +159,6 @@ def get_thresholds(options: Settings) -> Thresholds:
 
 
 def get_guard(options: Settings) -> Guard:
-    """What captions of a `rewrite` section must pass."""
+    """Return the checks that a `rewrite` section sets for captions."""
     rules = {**options["rules"], "forbidden": tuple(options["rules"]["forbidden"])}
     return Guard(Rules(**rules), options["margin"])

@@ -142,7 +142,7 @@ class Refiner:
         return digest(track.content, matcher, self.settings["silence_db"])
 
     def listen(self, tracks: Sequence[Track]) -> None:
-        """Whether there is something to hear, and each track's vector."""
+        """Return whether each track is audible, and its vector."""
         for track in tracks:
             if track.audio is None or (track.vector is not None):
                 continue
@@ -276,7 +276,7 @@ class Refiner:
             stage([track for track in tracks if track.failure is None])
 
     def _failed(self, track: Track, answer: Any) -> bool:
-        """Whether there is an error in the place of an answer.
+        """Return whether an error stands in the place of an answer.
 
         Raises:
             EndpointError: the budget is spent, or nothing but failures came one after the other.

@@ -77,7 +77,7 @@ def without_instructions(text: str) -> str:
 
 
 def has_instructions(text: str) -> bool:
-    """Whether a text speaks to a language model."""
+    """Return whether a text addresses a language model."""
     return bool(INSTRUCTIONS.search(text) or CONTROL_MARKS.search(text))
 
 
@@ -105,7 +105,7 @@ def words(text: str) -> list[str]:
 
 
 def contains(text: str, value: str) -> bool:
-    """Whether a tag's words occur in a text, one after the other."""
+    """Return whether a tag's words occur in a text, one after the other."""
     wanted, found = words(value), words(text)
     return any(found[start : start + len(wanted)] == wanted for start in range(len(found) - len(wanted) + 1))
 
@@ -119,7 +119,7 @@ def tidy_answer(text: str) -> str:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a rewritten caption must be like.
+    """Rules for a rewritten caption.
 
     Args:
         min_words, max_words: its length.
@@ -131,7 +131,7 @@ class Rules:
     forbidden: tuple[str, ...] = ()
 
     def objection(self, text: str, inputs: Sequence[str], *, prompt: str = "", tags: Iterable[str] = ()) -> str | None:
-        """Why a text is not a caption made of the inputs; None = it is one.
+        """Return why a text is no caption made of the inputs; None = it is one.
 
         Args:
             text: what the model wrote, tidied.
@@ -152,7 +152,7 @@ class Rules:
 
 
 def repeats(text: str, prompt: str, inputs: Sequence[str], length: int = 6) -> bool:
-    """Whether so many words in a row come from the prompt and not from the inputs."""
+    """Return whether so many words in a row come from the prompt and not from the inputs."""
     known = {run for source in inputs for run in _runs(source, length)}
     return bool((_runs(text, length) & _runs(prompt, length)) - known)
 

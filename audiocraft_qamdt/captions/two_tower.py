@@ -81,7 +81,7 @@ class TwoTower(nn.Module):
         return functional.normalize(self.word_vectors(bags * self.rarity), dim=-1)
 
     def bags(self, texts: tp.Sequence[str]) -> Tensor:
-        """Which words of the vocabulary each text holds [N, W], 0 or 1."""
+        """Mark the words of the vocabulary that each text holds: [N, W], 0 or 1."""
         found = torch.zeros(len(texts), len(self.words))
         for row, text in zip(found, texts, strict=True):
             row[[self.words[word] for word in words(text) if word in self.words]] = 1

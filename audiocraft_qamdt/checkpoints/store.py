@@ -49,7 +49,7 @@ _DTYPES = {
 
 @dataclass
 class TrainedModel:
-    """What is needed to generate with a model or to train it further.
+    """Everything needed to generate with a model or to train it further.
 
     Args:
         cfg: the solver's config.
@@ -75,7 +75,7 @@ class TrainedModel:
 
 
 def is_export(path: str | Path) -> bool:
-    """Whether `path` is an export folder."""
+    """Return whether `path` is an export folder."""
     return (Path(path) / CONFIG).is_file() and (Path(path) / WEIGHTS).is_file()
 
 

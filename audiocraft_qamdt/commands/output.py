@@ -1,4 +1,4 @@
-"""What commands print."""
+"""Print the results of commands."""
 
 from __future__ import annotations
 

@@ -183,5 +183,5 @@ def _on_scale(name: str, value: tp.Any) -> float:
 
 
 def is_number(value: tp.Any) -> bool:
-    """Whether a value is a finite number, and no bool."""
+    """Return whether a value is a finite number, and no bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

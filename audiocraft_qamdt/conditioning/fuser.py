@@ -1,4 +1,4 @@
-"""Which condition enters the network where: AudioCraft's fuser configuration as arguments of the network."""
+"""Route conditions into the network: AudioCraft's fuser configuration as arguments of the network."""
 
 from __future__ import annotations
 

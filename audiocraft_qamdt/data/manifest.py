@@ -116,7 +116,7 @@ def _text(value: Any, where: str) -> str:
 
 
 def sidecar_path(audio_path: str | Path) -> Path:
-    """Where AudioCraft looks for the metadata of a track."""
+    """Return the path where AudioCraft looks for a track's metadata."""
     return Path(audio_path).with_suffix(".json")
 
 
@@ -249,7 +249,7 @@ def write_manifest(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 @dataclass
 class ManifestReport:
-    """What `build_manifest` wrote and what it left out, by name.
+    """Files that `build_manifest` listed and left out, by name.
 
     Args:
         path: the manifest.

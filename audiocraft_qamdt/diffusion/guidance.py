@@ -23,7 +23,7 @@ Predict = tp.Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Guidance:
-    """How the branches are weighed.
+    """Weights of the branches.
 
     The formulas act on what the network predicts, whatever that is; with all but the first three at their defaults the
     result is the same for noise, velocity and clean latents.
@@ -72,12 +72,12 @@ class Guidance:
 
     @property
     def separate(self) -> bool:
-        """Whether text and quality are weighed differently, which takes three branches."""
+        """Return whether text and quality have different weights, which takes three branches."""
         return self.quality_scale is not None and self.quality_scale != self.scale
 
     @property
     def projected(self) -> bool:
-        """Whether the update is anything but taken as it is."""
+        """Return whether the update is projected, or has momentum or a maximum norm."""
         return (self.apg_eta, self.apg_norm, self.apg_momentum) != (1.0, 0.0, 0.0)
 
 

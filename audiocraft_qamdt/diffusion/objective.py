@@ -1,4 +1,4 @@
-"""What the network learns to predict, and the loss that it is trained with."""
+"""Define the network's training target and loss."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class DiffusionObjective(nn.Module):
         return alpha * latents + sigma * noise
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the network should output for `add_noise` of the same arguments: [B, C, T, F]."""
+        """Return what the network should predict for `add_noise` of the same arguments: [B, C, T, F]."""
         alpha, sigma = self._scales(timesteps)
         if self.schedule.prediction == "epsilon":
             return noise

@@ -28,7 +28,7 @@ _KEEP_SECONDS = 3600
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for, and how many may wait.
+    """Limits of one request, and of how many may wait.
 
     Args:
         duration: longest clip, in seconds.
@@ -64,7 +64,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the page's controls say, in their order."""
+    """Values of the page's controls, in their order."""
 
     prompt: str
     negative_prompt: str

@@ -24,7 +24,7 @@ CHECK_PROMPTS = ("slow piano, warm", "")
 
 @dataclass(frozen=True)
 class Card:
-    """What the model card says that the checkpoint does not know.
+    """Fields of the model card that the checkpoint does not hold.
 
     Args:
         title: name of the model.

@@ -34,7 +34,7 @@ Progress = tp.Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Layout:
-    """How the frames of a clip are made: all `frames`, in `windows` (one, where the network takes them at once)."""
+    """Division of a clip into windows: all `frames`, in `windows` (one, where the network takes them at once)."""
 
     frames: int
     windows: list[tuple[int, int]]
@@ -205,7 +205,7 @@ class Pipeline:
         return self.prefix and self.rule is not None and item.text[f"{QUALITY}_prefix"] is not None
 
     def denoiser(self, branches: dict[str, Conditions], layout: Layout) -> Denoise:
-        """What `sample` integrates for these branches, with guidance; made anew for each batch (APG has a memory)."""
+        """Make the guided function that `sample` integrates; a new one for each batch, because APG keeps a state."""
         predict = windowed(self.predict, layout.windows, window_conditions) if layout.long else self.predict
         prepare = self.model.project_context if self.project_context else dict
         return guided(predict, guidance=self.params.guidance, prepare=prepare, **branches)

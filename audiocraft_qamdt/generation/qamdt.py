@@ -151,7 +151,7 @@ class QAMDT(Pipeline):
         self.params = replace(self.params, guidance=replace(self.params.guidance, **guidance), **settings)
 
     def set_custom_progress_callback(self, progress_callback: Progress | None = None) -> None:
-        """What `progress=True` calls with (steps done, steps in all) instead of drawing a bar; None = the bar again."""
+        """Set a function to call with (steps done, steps in all) when `progress=True`; None = draw a bar."""
         self.progress_callback = progress_callback
 
     # ---- what can be made
@@ -277,7 +277,7 @@ class QAMDT(Pipeline):
 
     @contextmanager
     def _report(self, progress: bool) -> tp.Iterator[Progress | None]:
-        """What is told of the progress: nothing, the callback that was set, or a bar."""
+        """Choose how progress is reported: not at all, by the callback that was set, or by a bar."""
         if not progress or self.progress_callback is not None:
             yield self.progress_callback if progress else None
             return

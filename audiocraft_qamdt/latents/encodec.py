@@ -94,7 +94,7 @@ class EncodecCodec(LatentCodec):
 
 
 class _Parts(tp.NamedTuple):
-    """What the libraries' models have in common under different names."""
+    """Parts that the libraries' models share under different names."""
 
     core: nn.Module
     quantize: tp.Callable[[tp.Any, Tensor], Tensor]  # (core, embeddings [B, D, T]) -> their nearest quantised ones

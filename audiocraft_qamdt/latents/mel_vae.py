@@ -327,7 +327,7 @@ def _flatten(tree: tp.Any, prefix: str) -> tp.Iterator[tuple[str, Tensor]]:
 
 
 def _under(state: tp.Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
-    """What lies under the first of the prefixes that occurs, without it."""
+    """Return the entries under the first prefix that occurs, without the prefix."""
     for prefix in prefixes:
         found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         if found:

@@ -1,4 +1,4 @@
-"""What metrics are handed and what they give: clips, outputs of networks, and numbers that say where they come from."""
+"""Define the inputs and results of metrics: clips, outputs of networks, and numbers with their origin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SumOverRanks = Callable[[Tensor], Tensor]
 
 
 class Outputs(tp.NamedTuple):
-    """What a network says of a clip.
+    """A network's output for a clip.
 
     Args:
         embeddings: [n, D], one or several along the clip.
@@ -91,14 +91,14 @@ class Clip:
         return len(self.audio) / self.sample_rate
 
     def outputs(self, network: Network) -> Outputs:
-        """What the network says of it, computed once for all metrics."""
+        """Return the network's output for the clip, computed once for all metrics."""
         if network.name not in self._outputs:
             self._outputs[network.name] = network(self.audio, self.sample_rate)
         return self._outputs[network.name]
 
 
 class AudioCraftBatch(tp.NamedTuple):
-    """What AudioCraft's own metrics take.
+    """Inputs of AudioCraft's own metrics.
 
     Args:
         generated, reference: [B, C, S].

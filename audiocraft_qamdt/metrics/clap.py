@@ -22,7 +22,7 @@ SAMPLE_RATE, SAMPLES = 48000, 480000  # of laion-clap's models
 
 
 class Embedder(tp.Protocol):
-    """What both libraries' models do, with embeddings [n, D] of unit length."""
+    """Interface of both libraries' models, with embeddings [n, D] of unit length."""
 
     dim: int
     model: tp.Any

@@ -28,7 +28,7 @@ CAPTION_COLUMNS = ("file", "description")
 
 
 def cache_folder() -> Path:
-    """Where reference statistics are kept unless told otherwise: `audiocraft_qamdt` in the user's cache folder."""
+    """Return the default folder of reference statistics: `audiocraft_qamdt` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "audiocraft_qamdt"
 
 
@@ -159,7 +159,7 @@ def compare_with_folder(metrics: list[Metric], folder: str | Path, cache: Path |
 
 @dataclass
 class FolderReport:
-    """What `evaluate_folders` measured.
+    """Numbers and scores of an `evaluate_folders` run.
 
     Args:
         generated, reference: the folders.

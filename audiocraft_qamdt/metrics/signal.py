@@ -1,4 +1,4 @@
-"""What needs no network: silence, clipping, speed, and the p-MOS that a predictor gives."""
+"""Measure without a network: silence, clipping, speed, and the p-MOS of a predictor."""
 
 from __future__ import annotations
 

@@ -77,13 +77,13 @@ def generated_batch(
 
 
 def logged(numbers: list[Number]) -> dict[str, float]:
-    """What goes into the log and Dora's history: each number under its key, AudioCraft's under their old names too."""
+    """Return the entries for the log and the history: each number by its key, AudioCraft's also by their old names."""
     plain = {number.metric: number.value for number in numbers if number.metric in AUDIOCRAFT_QUANTITIES}
     return {**plain, **{number.key: number.value for number in numbers}}
 
 
 def evaluation_file(experiment: Path, epoch: int) -> Path:
-    """Where an experiment keeps what an epoch's evaluation measured."""
+    """Return the file with the results of an epoch's evaluation."""
     return experiment / "evaluation" / f"{epoch}.json"
 
 

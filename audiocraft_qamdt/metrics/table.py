@@ -20,7 +20,7 @@ from .signal import LevelShares, PredictedMOS, RealTimeFactor
 
 @dataclass
 class Setup:
-    """What constructors draw on.
+    """Resources that constructors share.
 
     Args:
         networks: shared by all metrics.
@@ -111,14 +111,14 @@ def build_metrics(switches: Mapping[str, tp.Any], setup: Setup) -> list[Metric]:
 
 
 def quantity(key: str) -> str | None:
-    """Which of `MORE_IS_BETTER` was logged under this key, whose name goes on with networks, sets and seeds."""
+    """Return the quantity of `MORE_IS_BETTER` that a key starts with; networks, sets and seeds follow it."""
     name = key.split("/")[0]
     known = [quantity for quantity in MORE_IS_BETTER if f"{name}_".startswith(f"{quantity}_")]
     return max(known, key=len) if known else None
 
 
 def more_is_better(key: str) -> bool | None:
-    """Which way a number that was logged under this key is better; None = nobody said."""
+    """Return whether more is better for the number under this key; None = not known."""
     return MORE_IS_BETTER.get(quantity(key) or "")
 
 
@@ -153,7 +153,7 @@ class Evaluation:
         best_of: int | None = None,
         seed: int | None = None,
     ) -> list[Number]:
-        """What was measured, the same on every rank (see `Number`).
+        """Return the measured numbers, the same on every rank (see `Number`).
 
         Raises:
             ValueError: there was not a single clip.

@@ -62,7 +62,7 @@ class Text(NamedTuple):
 
 
 class TextKeys(NamedTuple):
-    """What cross-attention needs of the texts: keys, values [B, heads, L, d], mask [B, L]."""
+    """Texts as cross-attention takes them: keys, values [B, heads, L, d], mask [B, L]."""
 
     keys: Tensor
     values: Tensor

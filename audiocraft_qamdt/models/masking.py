@@ -1,4 +1,4 @@
-"""Which tokens the encoder does not see in training: every draw comes from the caller's noise or generator."""
+"""Draw the tokens that are masked in training, from the caller's noise or generator."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class PatchGrid(NamedTuple):
-    """Where the patches of a latent lie; made by `patch_grid`.
+    """Positions of a latent's patches; made by `patch_grid`.
 
     Attributes:
         size: latent frames and bins (T, F).

@@ -1,4 +1,4 @@
-"""Where tokens are: fixed sine-cosine positions, and rotary ones."""
+"""Encode the positions of tokens: fixed sine-cosine tables and rotary angles."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ CLIP_SECONDS = 4
 
 
 class Prediction(NamedTuple):
-    """What the classifier says of windows: features [N, 64], class logits [N, 14], severity of each fault [N, 5]."""
+    """The classifier's output for windows: features [N, 64], class logits [N, 14], severity of each fault [N, 5]."""
 
     embedding: Tensor
     logits: Tensor
@@ -226,7 +226,7 @@ def _loss(prediction: Prediction, labels: Tensor, severities: Tensor) -> Tensor:
 def evaluate_classifier(
     classifier: PlaygroundClassifier, *, seed: int = HELD_OUT_SEED, pieces: int = 200
 ) -> dict[str, float]:
-    """How well it does on pieces of another seed.
+    """Measure the classifier on pieces of another seed.
 
     Returns:
         Share of clips whose class is right, clean and degraded, and the correlation of true and predicted severity.

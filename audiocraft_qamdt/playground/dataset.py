@@ -32,7 +32,7 @@ LEVEL = 0.1
 
 @dataclass(frozen=True)
 class Faults:
-    """How a track is degraded.
+    """Degradations of a track.
 
     Args:
         kinds: keys of `CALIBRATION_KINDS`, applied one after the other with the same severity; none = a clean track.

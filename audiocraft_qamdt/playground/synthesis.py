@@ -18,7 +18,7 @@ Note = tuple[float, float, int, float]  # start and length in beats, MIDI pitch,
 
 @dataclass(frozen=True)
 class Timbre:
-    """How an instrument sounds: harmonics under an envelope, the upper ones dying sooner than the lower.
+    """Sound of an instrument: harmonics under an envelope, the upper ones decaying sooner than the lower.
 
     Args:
         tilt: amplitude of harmonic k is k^-tilt.
@@ -66,7 +66,7 @@ RHYTHMS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Genre:
-    """What a genre allows.
+    """Choices that a genre allows.
 
     Args:
         tempo: range of beats per minute.

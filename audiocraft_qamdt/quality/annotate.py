@@ -44,7 +44,7 @@ WEIGHT_STEEPNESS = 5.0  # k of exp(k · p-MOS): the published code's
 
 @dataclass
 class AnnotateReport:
-    """What `annotate` did.
+    """Counts of an `annotate` run.
 
     Args:
         manifest: the data set.

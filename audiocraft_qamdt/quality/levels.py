@@ -25,7 +25,7 @@ SMALLEST_STD = 1e-6
 
 @dataclass(frozen=True)
 class QualityStatistics:
-    """How p-MOS is distributed over the tracks of a data set; kept in `quality.json` beside the manifest.
+    """Distribution of p-MOS over the tracks of a data set; kept in `quality.json` beside the manifest.
 
     Args:
         mean: mean p-MOS of the scored tracks.
@@ -136,7 +136,7 @@ def _field(fields: Mapping[str, Any], name: str, source: str | Path, check: Any)
 
 
 class Cut(Protocol):
-    """Where one class of p-MOS ends and the next begins."""
+    """Threshold between one class of p-MOS and the next."""
 
     def value(self, statistics: QualityStatistics) -> float:
         """The smallest p-MOS that belongs to the upper class."""

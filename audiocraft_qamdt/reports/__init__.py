@@ -1,1 +1,1 @@
-"""What is made of models: a run's page, the quality heard against the quality asked for, and `qamdt demo`'s table."""
+"""Reports on models: a run's page, judged against requested quality, and the table of `qamdt demo`."""

@@ -41,7 +41,7 @@ DEFAULTS = {"time": 1200, "cpus": 2}
 
 @dataclass
 class Sharded:
-    """What became of a command's shards.
+    """Outcome of a command's shards.
 
     Args:
         results: what the work gave for each shard that ended well.
@@ -160,7 +160,7 @@ class ShardJob:
         return self.work(self.shard)
 
     def checkpoint(self) -> tp.Any:
-        """What submitit submits again."""
+        """Return the job that submitit submits again."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)

@@ -1,4 +1,4 @@
-"""What jobs ask SLURM for: `partitions`, `slurm` and `training` of the team's file (config/teams), and QAMDT_SLURM.
+"""Read the SLURM settings of jobs: `partitions`, `slurm`, `training` of the team's file (config/teams), QAMDT_SLURM.
 
 `slurm` holds for every job, `training` for those of `dora grid` and `dora launch` over it, and QAMDT_SLURM, such as
 "account=music time=600", for these once more. Options of a command line go over all of them.
@@ -22,7 +22,7 @@ NODE = 8
 
 
 def team() -> dict[str, tp.Any]:
-    """What the team's file says of the cluster that AudioCraft detects."""
+    """Return the team's settings for the cluster that AudioCraft detects."""
     prepare()
     from audiocraft.environment import AudioCraftEnvironment
     from omegaconf import OmegaConf
@@ -32,7 +32,7 @@ def team() -> dict[str, tp.Any]:
 
 
 def job_defaults() -> dict[str, tp.Any]:
-    """What the team's file asks for, of any job: some of `KEYS`; an empty partition is SLURM's own default.
+    """Return the team's settings for any job: some of `KEYS`; an empty partition is SLURM's own default.
 
     Raises:
         ValueError: `slurm` in it has another key.

@@ -56,7 +56,7 @@ class GridRun:
         return " ".join(str(value) for key, value in chosen if key == SEEDS[0] or value)
 
     def setting(self, key: str) -> tp.Any:
-        """What it has under a key: a number, the text that was given, or `DEFAULT` where no choice was made."""
+        """Return the run's value of a key: a number, the text that was given, or `DEFAULT` where it was not set."""
         value = OmegaConf.select(self.config, key)
         if isinstance(value, int | float):
             return value
@@ -65,7 +65,7 @@ class GridRun:
 
     @property
     def measured(self) -> dict[str, float]:
-        """What its last evaluation measured, by the names under which runs are compared (see `comparable`)."""
+        """Return the results of the last evaluation, by the names under which runs are compared (see `comparable`)."""
         found = evaluations(self.history)
         last = found[max(found)] if found else {}
         named = {key.split("/")[0] for key in last if "/" in key}
@@ -94,7 +94,7 @@ class Statistic(tp.NamedTuple):
         return (self.mean - baseline.mean) / abs(baseline.mean) * 100 if baseline.mean else None
 
     def overlaps(self, other: Statistic) -> bool | None:
-        """Whether the intervals of ±1 standard deviation meet; None = one of them has no deviation."""
+        """Return whether the ±1 standard deviation intervals overlap; None = one of them has no deviation."""
         if self.deviation is None or other.deviation is None:
             return None
         return abs(self.mean - other.mean) <= self.deviation + other.deviation
@@ -169,7 +169,7 @@ class Sweep:
 
 
 def _choices(arm: Arm) -> set[str]:
-    """What may stand for an arm: its only setting's value, or the last part of it ("none" of qamdt/none)."""
+    """Return short names of an arm: its only setting's value, or the last part of it ("none" of qamdt/none)."""
     if len(arm.settings) != 1:
         return set()
     value = str(next(iter(arm.settings.values())))
@@ -228,7 +228,7 @@ def _without_seeds(main: tp.Any, settings: dict[str, tp.Any]) -> dict[str, tp.An
 
 
 def _problem(sheep: LocalSheep) -> str:
-    """Why a run is not finished, or has nothing to show; "" = neither."""
+    """Return why a run is not finished or has no results; "" = it is finished and has some."""
     if sheep.finished:
         return "" if evaluations(sheep.history) else "finished, but nothing was evaluated (evaluate.metrics)"
     epochs = 1 if sheep.xp.cfg.execute_only else sheep.xp.cfg.optim.epochs
@@ -288,7 +288,7 @@ def _name(runs: list[GridRun]) -> tuple[list[Arm], dict[str, tp.Any]]:
 
 
 def remarks(sweep: Sweep) -> list[str]:
-    """What a reader of the means must know: missing seeds, metrics that do not compare, values that are none."""
+    """Return caveats of the means: missing seeds, metrics that do not compare, values that are not numbers."""
     found = []
     seeds: dict[int, list[str]] = {}
     for arm in sweep.arms:

@@ -1,4 +1,4 @@
-"""What an update costs with hidden tokens and without, counted and not timed: for comparisons at equal compute."""
+"""Count the operations of an update with masked tokens and without, for comparisons at equal compute."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class LocalSheep(Sheep):
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs and the last evaluation are in the history; or the only stage that is to run."""
+        """Return whether the history holds all epochs and the last evaluation, or the only stage that is to run."""
         history, only = self.history, self.xp.cfg.get("execute_only")
         if only:
             return bool(history) and only in history[-1]
@@ -84,11 +84,11 @@ class LocalSheep(Sheep):
 
     @property
     def running(self) -> bool:
-        """Whether a process of ours runs it."""
+        """Return whether a process of this runner runs it."""
         return self.process is not None and self.process.poll() is None
 
     def owner(self) -> dict[str, tp.Any] | None:
-        """Who else runs it: pid, host and place of another runner's process, or SLURM's job; None = nobody."""
+        """Return who else runs it: pid, host and place of another runner's process, or SLURM's job; None = nobody."""
         if self.job is not None and shutil.which("sacct") and not super().is_done():
             return {"pid": self.job.job_id}
         path = self.xp.folder / LOCK

@@ -1,4 +1,4 @@
-"""What a grid came to: a table of its arms with mean and deviation over seeds, pictures, as Markdown, HTML and CSV."""
+"""Report a grid: a table of its arms with mean and deviation over seeds, and pictures, as Markdown, HTML and CSV."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass
 class Options:
-    """How a grid is run.
+    """Settings of a grid's run.
 
     Args:
         jobs: experiments at once; with devices, on each of them.
@@ -232,7 +232,7 @@ class Runner:
         return lines
 
     def progress(self) -> list[tuple]:
-        """What the table changes with."""
+        """Return the values that the table depends on."""
         files = (one.xp.history for one in self.sheep)
         return [
             (one.state(), file.stat().st_mtime_ns if file.exists() else 0)

@@ -1,4 +1,4 @@
-"""What the grids of this folder have in common: recipe, data set, seeds and evaluation, from the environment.
+"""Set recipe, data set, seeds and evaluation of this folder's grids, from the environment.
 
 QAMDT_SOLVER      recipe (default: qamdt/playground)
 QAMDT_DSET        data set (default: the recipe's own)

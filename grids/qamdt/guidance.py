@@ -1,4 +1,4 @@
-"""Which guidance suits trained runs (QAMDT_FROM): evaluation only.
+"""Compare guidance weights on trained runs (QAMDT_FROM): evaluation only.
 
 QAMDT_SCALES: weights of text and quality together (default: 1,2,3.5,5,7). QAMDT_QUALITY_SCALES: weights of quality by
 itself beside the recipe's weight of the text (default: 1,2,3.5,5).

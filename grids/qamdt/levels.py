@@ -1,4 +1,4 @@
-"""How p-MOS becomes five levels: published thresholds, the paper's formula, five equal shares, or equal steps."""
+"""Compare the rules from p-MOS to levels: published thresholds, the paper's formula, equal shares, equal steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which share of the tokens should training hide, and how: whole frames and bins, or any."""
+"""Compare shares of masked tokens, random ones or whole frames and bins."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Windows:
 
     @cached_property
     def audible(self) -> Tensor:
-        """Which cells [B, bins, frames] of those that are judged lie within 95 dB of the whole."""
+        """Mark the judged cells [B, bins, frames] that lie within 95 dB of the total."""
         judged = (self.frequencies > LOWEST) & (self.frequencies <= HIGHEST)
         return (self.spectrogram > 10**-9.5) & judged[:, None]
 
@@ -129,7 +129,7 @@ def lost_dynamics(windows: Windows) -> Tensor:
 
 
 def lost_bass(windows: Windows) -> Tensor:
-    """How many dB [B] the power below 200 Hz lies under the whole."""
+    """Return by how many dB [B] the power below 200 Hz lies under the total."""
     bass = (windows.frequencies > 30) & (windows.frequencies <= LOWEST)
     return -_decibels(windows.spectrogram[:, bass].mean(2).sum(1)).clamp(min=-80)
 
@@ -156,7 +156,7 @@ MEASUREMENTS: dict[str, Callable[[Windows], Tensor]] = {
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a measurement is calibrated.
+    """Calibration of a measurement.
 
     Args:
         kind: degradation of the playground that it is calibrated on.
@@ -296,7 +296,7 @@ def measure(audio: Tensor, sample_rate: int) -> dict[str, Tensor]:
 
 
 def calibration_examples() -> Iterator[tuple[str, float, Tensor]]:
-    """What `KNOTS` comes from: see `playground.dataset.degraded_examples`."""
+    """Make the examples that `KNOTS` was fitted to: see `playground.dataset.degraded_examples`."""
     kinds = dict.fromkeys(how.kind for how in CALIBRATIONS.values())
     return degraded_examples(seed=1, tracks=12, kinds=kinds)
 

@@ -95,7 +95,7 @@ def onto_pmos(scores: Tensor, low: float, high: float) -> Tensor:
 
 
 def digest(path: Path) -> str:
-    """What tells one file of weights from another, for a predictor's version."""
+    """Return a hash that identifies a file of weights, for a predictor's version."""
     found = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

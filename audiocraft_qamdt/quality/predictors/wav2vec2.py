@@ -75,7 +75,7 @@ def _labels(config: Any, checkpoint: str) -> list[float]:
 
 
 def _revision(checkpoint: str, config: Any) -> str:
-    """What changes with the weights: the commit on the hub, or the hash of the local file."""
+    """Return what identifies the weights: the commit on the hub, or the hash of the local file."""
     for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"):
         if (Path(checkpoint) / name).exists():
             return digest(Path(checkpoint) / name)
