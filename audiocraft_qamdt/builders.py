@@ -41,7 +41,7 @@ _audiocraft_conditioner_provider = audiocraft_builders.get_conditioner_provider
 
 
 class MissingWeights(RuntimeError):
-    """Pretrained weights that a recipe needs could not be had; the message says which, why, and what needs none."""
+    """Pretrained weights that a recipe needs are missing; the message names them, the reason and an alternative."""
 
 
 @contextmanager
@@ -238,7 +238,7 @@ def get_model(cfg: DictConfig, codec: LatentCodec) -> QAMDTModel:
 def get_optimizer(model: torch.nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     """AudioCraft's optimiser of an `optim` config; Adam and AdamW in one kernel where the device has it.
 
-    `optim.adam.fused` can be added to say otherwise.
+    Add `optim.adam.fused=false` to switch that off.
     """
     device = next(model.parameters()).device.type
     if cfg.optimizer in ("adam", "adamw") and device in ("cpu", "cuda"):

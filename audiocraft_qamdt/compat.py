@@ -205,7 +205,7 @@ def point_to_configs() -> None:
 
 
 def _prepare_worker_pools() -> None:
-    # AudioCraft's compression solver evaluates in spawned processes, which import AudioCraft anew, without all this.
+    # AudioCraft's compression solver evaluates in spawned processes, which import AudioCraft again, without all this.
     from concurrent.futures import ProcessPoolExecutor
 
     import audiocraft.utils.utils

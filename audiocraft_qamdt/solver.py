@@ -85,9 +85,9 @@ class QAMDTSolver(MusicGenSolver):
         self.objective = builders.get_objective(self.cfg.diffusion).to(self.device)
         self.model: QAMDTModel = builders.get_model(self.cfg, self.codec)  # type: ignore[assignment]
         if self.cfg.generate.candidates > 1 and self.cfg.generate.clap:
-            builders.get_clap(self.cfg.generate.clap, self.device)  # missing weights are said now, not epochs later
+            builders.get_clap(self.cfg.generate.clap, self.device)  # fail now if weights are missing, not epochs later
         if self.cfg.execute_only is None and self.cfg.evaluate.every:
-            self._build_metrics()  # likewise
+            self._build_metrics()  # fail now if weights are missing
         self.initialize_optimization()
         self.register_stateful("codec.statistics", "quality_statistics")
         # Another run's checkpoint brings the statistics that its weights go with; levels are those of our own data set
@@ -155,7 +155,7 @@ class QAMDTSolver(MusicGenSolver):
     # ---- restoring and saving
 
     def run(self) -> None:
-        """Train to the last epoch; killed between an epoch's checkpoint and its history, the history is made good."""
+        """Train to the last epoch, and complete a history that a killed run left without its last epoch."""
         super().run()
         if flashy.distrib.is_rank_zero():
             self.xp.link.update_history(self.history)
@@ -349,7 +349,7 @@ class QAMDTSolver(MusicGenSolver):
         Args:
             batch: reference audio [B, 1, S] and infos.
             gen_duration: seconds.
-            prompt_duration: seconds of the reference audio to go on from; None = from nothing.
+            prompt_duration: seconds of the reference audio to continue; None = generate from the conditions alone.
             remove_prompt: leave those seconds out of what is returned.
             remove_text_conditioning: generate without the description.
         Returns:

@@ -34,7 +34,7 @@ LONGEST_WAIT = 120.0  # seconds between two attempts, whatever the server asks f
 
 
 class EndpointError(RuntimeError):
-    """A request that failed for good: the message says how, and never holds the key."""
+    """Request that failed for good; the message gives the reason and never the key."""
 
 
 class BudgetSpent(EndpointError):
@@ -181,7 +181,7 @@ class Endpoint:
 
 
 def _read(response: Any, deadline: float) -> bytes:
-    """The body, within the deadline: a socket's own timeout starts anew with every byte."""
+    """Read the body within the deadline: a socket's own timeout starts again with every byte."""
     parts: list[bytes] = []
     while part := response.read1(1 << 16):
         parts.append(part)

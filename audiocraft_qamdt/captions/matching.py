@@ -44,7 +44,7 @@ class Thresholds:
 
     Args:
         threshold: the least agreement of a text with the audio.
-        same: agreement of two texts from which on they say the same.
+        same: agreement from which on two texts count as equal.
         retrieve: captions of other tracks that are added to the candidates.
         advantage: how much better than a passing original another text must agree to be used; None = it need not.
     """

@@ -1,6 +1,6 @@
 """Refine the captions of a data set, or show what would become of them, or take it back.
 
-A run killed at any moment goes on where it stopped: what was computed is in the cache, what was written is whole.
+A run killed at any moment resumes where it stopped: results are in the cache, and files are written whole.
 """
 
 from __future__ import annotations

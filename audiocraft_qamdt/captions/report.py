@@ -63,7 +63,7 @@ class CaptionReport:
         actions: stage 2's decisions.
         rejected: rewritten captions that were not kept, by reason.
         rewritten: number of those that were.
-        silent: tracks with nothing to hear.
+        silent: tracks that are silent.
         suspicious: tracks whose description speaks to a language model.
         unreadable: tracks whose audio or sidecar could not be read → why.
         failed: tracks that a model gave no answer for → why; they are left as they were, for the next run.

@@ -26,7 +26,7 @@ Settings = dict[str, tp.Any]
 
 
 def load_settings(config: str | Path | None = None, overrides: Sequence[str] = ()) -> Settings:
-    """The defaults, with what a file says over them, and `key=value` over that.
+    """Merge the defaults, a file that overrides them, and `key=value` settings that override both.
 
     Args:
         config: a YAML file, or the name of one in config/captions; None = the defaults.

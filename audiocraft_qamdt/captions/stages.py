@@ -31,7 +31,7 @@ class Track:
     Args:
         path: the audio file.
         content: key of its audio.
-        texts: what its sidecar says.
+        texts: of its sidecar.
         audio, sample_rate: mono samples [S]; None = no stage needs them.
         silent: nothing is heard.
         vector: its unit vector [D] in the matcher's space.
@@ -202,7 +202,7 @@ class Refiner:
     def _from_sidecar(self, texts: Texts) -> list[Candidate]:
         """Captions that are there already; those of an earlier run where no captioner is configured."""
         keys = self.caption_options["sidecar"]["keys"] if self.caption_options["model"] == SIDECAR else [CAPTIONS]
-        earlier = ("caption",) if self.matcher else ("caption", "retrieve")  # retrieved ones are looked for anew
+        earlier = ("caption",) if self.matcher else ("caption", "retrieve")  # retrieved ones are searched again
         found = [entry for entry in texts.captions if entry.stage in earlier] if CAPTIONS in keys else []
         for key in keys:
             value = texts.sidecar.get(key) if key != CAPTIONS else None

@@ -1,4 +1,4 @@
-"""Rules on texts: what a prompt may hold, what of a description is not about music, what a rewritten one may say."""
+"""Check texts: prompts, parts of descriptions that are not about music, and rewritten captions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INSTRUCTIONS = re.compile(
 )
 # Marks with which chat templates and our prompts separate one speaker from the other.
 CONTROL_MARKS = re.compile(r"<\|[^|<>]{0,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|</?[a-z_]{2,20}>|^#{2,}.*$|```", re.M | re.I)
-# What an assistant says around an answer.
+# Phrases of an assistant around an answer.
 CHATTER = re.compile(
     r"^\W*(sure|certainly|of course|okay|here('s| is| are)|as an ai|i('m| am) (sorry|an ai|unable)|i can(no|')t)\b"
     r"|\b(as an ai|language model|let me know if|hope this helps)\b"
@@ -36,7 +36,7 @@ QUALITY = re.compile(
     r"|\b(well|poorly|badly|nicely|cleanly|professionally|amateurishly)[- ](recorded|produced|mixed|mastered)\b",
     re.IGNORECASE,
 )
-# Capitalised words of music that are nobody's name.
+# Capitalised words of music that are no person's name.
 COMMON_NAMES = frozenset(
     """
     african afro american andalusian arabic argentine asian australian balkan baroque bollywood brazilian british
@@ -82,7 +82,7 @@ def has_instructions(text: str) -> bool:
 
 
 def without_quality(text: str) -> str:
-    """A caption without words on the quality of the recording, which are the quality prefix's to say."""
+    """Remove words on the quality of the recording from a caption: the quality prefix states it."""
     if not QUALITY.search(text):
         return text
     parts = [_without_quality(sentence) for sentence in sentences(text)]
@@ -93,7 +93,7 @@ def _without_quality(sentence: str) -> str:
     if not QUALITY.search(sentence):
         return sentence
     if re.search(rf"(?:{QUALITY.pattern})\W+(is|are|was|were|sounds?|seems?)\b", sentence, re.IGNORECASE):
-        return ""  # it says nothing else
+        return ""  # nothing else is left
     left = re.sub(rf"(\b(is|are|was|of|with|in) )*(?:{QUALITY.pattern})", " ", sentence, flags=re.IGNORECASE)
     left = re.sub(r"\s+([,.;])", r"\1", clean(left)).strip(" ,;-")
     return left[:1].upper() + left[1:] if sentence[:1].isupper() else left

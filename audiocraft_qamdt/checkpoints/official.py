@@ -92,7 +92,7 @@ def infer_config(network: Mapping[str, Tensor], num_heads: int) -> dict[str, tp.
     """Arguments of the published constructor, read off the shapes of its weights.
 
     Raises:
-        KeyError: a weight that says some of it is missing.
+        KeyError: a weight is missing that gives part of it.
     """
     width, channels, patch_frames, patch_bins = network["x_embedder.proj.weight"].shape
     rows = network["pos_embed"].shape[1] // (BINS // patch_bins)

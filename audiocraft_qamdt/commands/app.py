@@ -8,14 +8,14 @@ from .generate import add_model, model_name
 
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
-    app = commands.add_parser("app", help="a web page to try a model")
+    app = commands.add_parser("app", help="serve a web page to try a model")
     add_model(app)
     app.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 = all, for other machines")
     app.add_argument("--port", type=int, default=7860)
     app.add_argument("--max-duration", type=float, default=60.0, help="longest clip, in seconds")
-    app.add_argument("--max-candidates", type=int, default=4, help="most clips at once")
+    app.add_argument("--max-candidates", type=int, default=4, help="maximum number of candidates")
     app.add_argument("--max-steps", type=int, default=200)
-    app.add_argument("--max-queue", type=int, default=16, help="most requests that wait")
+    app.add_argument("--max-queue", type=int, default=16, help="maximum number of waiting requests")
     app.set_defaults(run=_app)
 
 

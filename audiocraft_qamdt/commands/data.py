@@ -23,7 +23,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     playground.add_argument("--duration", type=float, default=8.0, help="seconds of each track")
     playground.add_argument("--seed", type=int, default=0)
     playground.add_argument("--sample-rate", type=int, default=16000)
-    playground.add_argument("--degraded", type=float, default=0.7, help="share of the tracks that are not clean")
+    playground.add_argument("--degraded", type=float, default=0.7, help="share of degraded tracks")
     playground.add_argument(
         "--splits", type=_splits, help="share of each split, e.g. evaluate=1; default: train=0.7, the others 0.1 each"
     )

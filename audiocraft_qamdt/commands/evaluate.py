@@ -13,8 +13,8 @@ DEFAULT_METRICS = "fad:playground,is:playground,pmos:acoustic,silence"
 
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
-    evaluate = commands.add_parser("evaluate", help="judge a folder of audio, made by any system")
-    evaluate.add_argument("--generated", type=Path, required=True, help="folder of audio to judge")
+    evaluate = commands.add_parser("evaluate", help="measure a folder of audio, made by any system")
+    evaluate.add_argument("--generated", type=Path, required=True, help="folder of audio to measure")
     evaluate.add_argument("--reference", type=Path, help="folder to compare with; files of the same name are pairs")
     evaluate.add_argument(
         "--metrics",
@@ -26,9 +26,9 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--captions", type=Path, help="JSON, JSON lines or CSV; default: sidecars beside the files")
     evaluate.add_argument("--out", type=Path, required=True, help="JSON to write; a Markdown table goes beside it")
     evaluate.add_argument("--cache", type=Path, help="folder of reference statistics, default: in the user's cache")
-    evaluate.add_argument("--no-extrapolate", action="store_true", help="leave out the distance at infinite N")
-    evaluate.add_argument("--best-of", type=int, help="candidates that each clip was chosen from, for the record")
-    evaluate.add_argument("--seed", type=int, help="seed that the clips were generated with, for the record")
+    evaluate.add_argument("--no-extrapolate", action="store_true", help="skip the distance at infinite N")
+    evaluate.add_argument("--best-of", type=int, help="candidates that each clip was chosen from; recorded in the key")
+    evaluate.add_argument("--seed", type=int, help="seed that the clips were generated with; recorded in the key")
     evaluate.add_argument("--device", default="auto")
     evaluate.set_defaults(run=_evaluate)
 

@@ -26,7 +26,7 @@ SETTINGS = {
 
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
-    generate = commands.add_parser("generate", help="music from text")
+    generate = commands.add_parser("generate", help="generate music from text")
     generate.add_argument("prompt", nargs="*", help='descriptions; "" = none')
     generate.add_argument(
         "--file", type=Path, help="prompts: a line each, or .jsonl with a prompt and settings in each"
@@ -59,7 +59,7 @@ def model_name(given: str | None) -> str:
     """The model that is meant where none may be named.
 
     Raises:
-        ValueError: there is none; says how to come by one.
+        ValueError: there is none; the message says how to get one.
     """
     name = given or os.environ.get("QAMDT_MODEL") or (str(DEMO_MODEL) if DEMO_MODEL.is_dir() else None)
     if name is None:

@@ -9,16 +9,16 @@ from .output import say
 
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
-    grid = commands.add_parser("grid", help="run a Dora grid on this machine, resumably, without SLURM")
+    grid = commands.add_parser("grid", help="run a Dora grid on this machine; run it again to resume")
     grid.add_argument("name", help="grid file under grids/, e.g. qamdt.mask_ratio")
     grid.add_argument("--jobs", type=int, default=1, help="experiments at once; with --devices, on each of them")
     grid.add_argument("--devices", default="", help="GPUs, e.g. 0,1: one process each")
     grid.add_argument(
         "--patterns", nargs="+", default=[], help="only experiments whose names match all of these, as `dora grid`"
     )
-    grid.add_argument("--retries", type=int, default=0, help="how often a failed experiment is started again")
-    grid.add_argument("--init", action="store_true", help="make the experiments' folders, to refer to signatures")
-    grid.add_argument("--dry-run", action="store_true", help="show the experiments and where they are, start nothing")
+    grid.add_argument("--retries", type=int, default=0, help="times to start a failed experiment again")
+    grid.add_argument("--init", action="store_true", help="create the experiments' folders, to refer to them")
+    grid.add_argument("--dry-run", action="store_true", help="list the experiments and their folders; start nothing")
     grid.set_defaults(run=_grid)
 
 

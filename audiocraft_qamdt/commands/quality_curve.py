@@ -16,8 +16,8 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     curve.add_argument("model", help="export, checkpoint, experiment's folder or //sig/<signature>")
     curve.add_argument("--data", type=Path, required=True, help="manifest whose descriptions are the prompts")
     curve.add_argument("--out", type=Path, default=Path("quality_curve"), help="folder for the figures and the plot")
-    curve.add_argument("--judge", default="playground", help="predictor; another than labelled the training data")
-    curve.add_argument("--clips", type=int, default=64, help="at each level")
+    curve.add_argument("--judge", default="playground", help="predictor that judges, not the training data's")
+    curve.add_argument("--clips", type=int, default=64, help="clips at each level")
     curve.add_argument("--batch-size", type=int, default=16)
     curve.add_argument("--seed", type=int, default=0)
     curve.add_argument("--device", default="auto")
@@ -46,5 +46,5 @@ def _quality_curve(args: argparse.Namespace) -> int:
     curves = {"level": by_level(model, prompts, judge, **options)}
     if "frame" in model.model.backbone.quality:
         curves["rise"] = along_rise(model, prompts, judge, **options)
-    say([*write_curves(curves, judge, labels or "nobody known", args.out), "", str(args.out)])
+    say([*write_curves(curves, judge, labels or "an unknown predictor", args.out), "", str(args.out)])
     return 0

@@ -10,16 +10,16 @@ from .output import say
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
     report = commands.add_parser(
-        "report", help="losses, metrics and samples of experiments, or a grid's table over seeds, as one HTML page"
+        "report", help="show losses, metrics and samples of experiments, or a grid's table over seeds, as an HTML page"
     )
     report.add_argument("signatures", nargs="*", help="Dora signatures, e.g. 3f2a9c41")
     report.add_argument("--grid", metavar="NAME", help="a grid that was started, e.g. qamdt.mask_ratio")
     report.add_argument("--out", type=Path, default=Path("report"), help="folder for report.html and its pictures")
-    report.add_argument("--samples", type=int, default=4, help="clips of each quality level and experiment")
+    report.add_argument("--samples", type=int, default=4, help="clips for each quality level of each experiment")
     report.add_argument(
         "--baseline", metavar="ARM", help="with --grid: compare with this arm (its name, or a part that no other has)"
     )
-    report.add_argument("--unfinished", action="store_true", help="with --grid: count runs that are not finished, too")
+    report.add_argument("--unfinished", action="store_true", help="with --grid: also count unfinished runs")
     report.set_defaults(run=_report)
 
 

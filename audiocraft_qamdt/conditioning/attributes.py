@@ -33,7 +33,7 @@ def drop_conditions(
 
     Args:
         attributes: of a batch; not changed.
-        probabilities: by attribute name; "quality" forgets all that is said of quality, the prefix included.
+        probabilities: by attribute name; "quality" drops every quality attribute, the prefix included.
         generator: CPU generator.
     """
     attributes = [_own_text(item) for item in attributes]

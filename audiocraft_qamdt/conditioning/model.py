@@ -28,7 +28,7 @@ class QAMDTModel(nn.Module):
     Args:
         backbone: the network.
         condition_provider: encodes text and hands over quality levels.
-        fuser: says which condition enters where.
+        fuser: maps each condition to its place in the network.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class QAMDTModel(nn.Module):
 def window_conditions(conditions: dict[str, tp.Any], start: int, stop: int) -> dict[str, tp.Any]:
     """Conditions of the frames from `start` to `stop`, each window being told its own quality where that changes.
 
-    As in training, where everything is said of the segment that was cut.
+    As in training, where every condition describes the segment that was cut.
     """
     own = {key: value for key, value in conditions.items() if key != CURVE}
     if CURVE not in conditions:

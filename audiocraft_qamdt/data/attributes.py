@@ -12,7 +12,7 @@ GRANULARITIES = ("global", "clip", "frame", "adaln")
 
 
 def quality_attributes(quality: float | None, curve: list[float] | None, track: float | None) -> dict[str, tp.Any]:
-    """Attributes that say the quality of a segment, in p-MOS or in levels; None = unknown.
+    """Attributes with the quality of a segment, in p-MOS or in levels; None = unknown.
 
     Args:
         quality: of the segment.

@@ -34,7 +34,7 @@ SHARES = ("pmos", "random")
 """Which tracks `dataset.train.share` keeps: those with the highest p-MOS, or any."""
 
 _GRACE = 20
-"""Files tried before the share of failures says anything."""
+"""Files tried before the share of failures is judged."""
 
 
 @dataclass

@@ -27,7 +27,7 @@ from audiocraft.modules.conditioners import ConditioningAttributes  # isort: ski
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KEPT_MARGIN = 2
-"""Latent frames beside a border that are made anew: what they hold depends on the audio beyond it."""
+"""Latent frames beside a border that are generated again: they depend on the audio beyond it."""
 FADE = 0.02
 """Seconds of crossfade, inside the audio that is kept."""
 
@@ -188,7 +188,7 @@ class QAMDT(Pipeline):
     ) -> Tensor:
         """Music whose quality changes along the clip, [B, channels, S].
 
-        The text's prefix says the mean; the other granularities follow the curve, those of a clip in each window.
+        The text's prefix states the mean; the other granularities follow the curve, those of a clip in each window.
 
         Args:
             curve: [(seconds, level), ...], linear between the points.
@@ -235,7 +235,7 @@ class QAMDT(Pipeline):
         sample_rate: int | None = None,
         quality: float | Curve | None = None,
     ) -> Tensor:
-        """Make a part of audio anew.
+        """Inpaint a part of audio.
 
         Args:
             audio: [B, channels, S], or [channels, S] for one clip.

@@ -11,7 +11,7 @@ from .codec import LatentCodec
 
 
 class LatentCompressionModel(CompressionModel):
-    """AudioCraft's interface over `codec`: where AudioCraft says codes, these are continuous latents [B, C, T, F].
+    """AudioCraft's interface over `codec`, with continuous latents [B, C, T, F] in place of AudioCraft's codes.
 
     Args:
         codec: the codec, kept as `.codec`.

@@ -158,7 +158,7 @@ class MelVAECodec(LatentCodec):
         self.vocoder = vocoder.eval().float().requires_grad_(False)
         self.normalize = normalize
         if scale_factor is not None:
-            self.statistics.set(0.0, 1 / scale_factor, count=1)  # not 0, so that nobody estimates them anew
+            self.statistics.set(0.0, 1 / scale_factor, count=1)  # not 0, so that they are not estimated again
 
     @classmethod
     def from_audioldm(cls, folder_or_hub_id: str | Path, normalize: bool = False) -> MelVAECodec:

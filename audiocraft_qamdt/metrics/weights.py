@@ -21,7 +21,7 @@ def weights_of(what: str, source: str, place: str) -> tp.Iterator[None]:
     Args:
         what: whose weights are loaded.
         source: where to get them.
-        place: where to put them, or the setting that says where they are.
+        place: where to put them, or the setting that names their place.
     Raises:
         MissingWeights: in place of any error but a setting that does not fit or a package that is not installed.
     """

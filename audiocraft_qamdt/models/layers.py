@@ -126,7 +126,7 @@ class CrossAttention(nn.Module):
         return FoldedText(queries.flatten(1, 2), bias.flatten(1).unsqueeze(1), values.flatten(1, 2))
 
     def forward(self, x: Tensor, text: Text | TextKeys | FoldedText) -> Tensor:
-        """Add what the text says to the tokens x [B, N, D]; returns [B, N, D]."""
+        """Add attention over the text to the tokens x [B, N, D]; returns [B, N, D]."""
         text = self.project(text) if isinstance(text, Text) else text
         if isinstance(text, TextKeys):
             return self._attend(x, text)

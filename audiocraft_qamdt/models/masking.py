@@ -40,7 +40,7 @@ def mask_from_noise(noise: Tensor, ratio: float | Tensor) -> TokenMask:
 def time_frequency_mask(noise_time: Tensor, noise_bins: Tensor, ratio: float | Tensor) -> TokenMask:
     """Hide whole frames and whole bins of the token grid: those with the largest noise.
 
-    How many of each is the same for every item. Among the splits whose number of hidden tokens is within half a line (a
+    Every item has the same number of each. Among the splits whose number of masked tokens is within half a line (a
     row or a column, whichever is shorter) of what `ratio` asks for, it is the one with the most similar shares of
     frames and of bins.
 

@@ -255,7 +255,7 @@ class MaskedDiffusionTransformer(nn.Module):
     def _encode_masked(
         self, tokens: Tensor, modulation: Tensor, texts: ProjectedContext, rotary: Rotary | None, mask: TokenMask
     ) -> Tensor:
-        """Encode the visible tokens, and let the side interpolator fill in the hidden ones (see `side_prefix`).
+        """Encode the visible tokens, and fill in the masked ones with the side interpolator (see `side_prefix`).
 
         Its output at the visible tokens would be thrown away, so it is not computed there.
         """

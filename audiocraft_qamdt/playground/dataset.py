@@ -27,7 +27,7 @@ STEPS = tuple(step / 10 for step in range(11))
 CHAIN = ("clipping", "bandlimit", "hum", "noise", "bit_depth")
 """Calibration kinds in the order in which a recording meets them."""
 LEVEL = 0.1
-"""Root mean square of every track (-20 dBFS), or less where the peak would clip: loudness says nothing of quality."""
+"""Root mean square of every track (-20 dBFS), or less where the peak would clip: loudness must not reveal quality."""
 
 
 @dataclass(frozen=True)

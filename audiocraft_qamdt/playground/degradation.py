@@ -193,7 +193,7 @@ def _filter(
     keep: Callable[[np.ndarray, np.ndarray], np.ndarray],
     size: int = 1024,
 ) -> np.ndarray:
-    """Drop short-time Fourier bins: `keep(magnitudes [frames, bins], severities [frames])` says which stay."""
+    """Drop short-time Fourier bins, but for those that `keep(magnitudes [frames, bins], severities [frames])` marks."""
     hop, window = size // 4, np.hanning(size + 1)[:-1]
     padded = np.pad(audio, (size, size + -len(audio) % hop))
     frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop] * window

@@ -1,6 +1,6 @@
 """Annotate a data set: predict the p-MOS of its tracks, whole and along time, and write it into their sidecars.
 
-Every track is decoded once and written as soon as it is scored, so that a run killed at any moment goes on where it
+Every track is decoded once and written as soon as it is scored, so that a run killed at any moment resumes where it
 stopped. Then come the data set's statistics, their histogram, and sampling weights if wanted.
 """
 

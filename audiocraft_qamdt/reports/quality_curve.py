@@ -24,7 +24,7 @@ from ..utils.randomness import keyed_seed
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 MEASURED = ("noise_floor", "missing_octaves")
-"""Measurements of `quality.predictors.acoustic` that say in dB and octaves what the judge hears."""
+"""Measurements of `quality.predictors.acoustic` that give the faults in dB and octaves."""
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def run_shards(args: argparse.Namespace, work: Callable[[Shard], tp.Any]) -> Sha
     try:
         _wait(jobs)
     except KeyboardInterrupt:
-        return Sharded(lines=["interrupted, the jobs go on:", *follow], status=INTERRUPTED)
+        return Sharded(lines=["interrupted; the jobs keep running:", *follow], status=INTERRUPTED)
     return _collect(jobs)
 
 
@@ -239,7 +239,7 @@ def _collect(jobs: list[tp.Any]) -> Sharded:
 
 
 def _reason(job: tp.Any, error: Exception) -> str:
-    """The last line of what was raised in the job; the state that SLURM says where it was ended from outside."""
+    """Return the last line of the job's exception, or SLURM's state where the job was ended from outside."""
     if not job.paths.result_pickle.exists():
         return job.get_info().get("State", "it left no result")
     return str(error).split("-" * 22)[1].strip().splitlines()[-1]

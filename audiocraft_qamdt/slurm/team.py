@@ -49,7 +49,7 @@ def training_parameters(recipe: Mapping[str, tp.Any]) -> dict[str, tp.Any]:
     """Dora's SLURM configuration for a training.
 
     Args:
-        recipe: the config's `slurm`, in Dora's names, for what nobody else gives.
+        recipe: the config's `slurm`, in Dora's names, for what is set nowhere else.
     Raises:
         ValueError: a key that neither this module nor Dora knows, and where it stands.
     """

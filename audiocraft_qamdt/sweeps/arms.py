@@ -147,7 +147,7 @@ class Sweep:
         return list(dict.fromkeys(name for arm in self.arms for name in arm.metrics))
 
     def best(self, metric: str) -> float | None:
-        """The best mean of a metric; None = nobody knows which way is better, or one arm alone has it."""
+        """Return the best mean of a metric; None = the direction is not known, or one arm alone has it."""
         means = [arm.metrics[metric].mean for arm in self.arms if metric in arm.metrics]
         more = more_is_better(metric)
         if more is None or len(means) < 2:
@@ -218,7 +218,7 @@ def _given(xp: tp.Any) -> dict[str, str]:
 
 
 def _without_seeds(main: tp.Any, settings: dict[str, tp.Any]) -> dict[str, tp.Any]:
-    """The settings without seeds; an experiment that they go on from counts as what made that one."""
+    """Return the settings without seeds; an experiment that a run continues from counts as the settings of that one."""
     left = {key: value for key, value in settings.items() if key not in SEEDS}
     source = str(left.get(SOURCE))
     if source.startswith(SIGNATURE):

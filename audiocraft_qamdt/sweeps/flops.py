@@ -12,7 +12,7 @@ from ..models.mdt import MaskedDiffusionTransformer
 from ..utils.randomness import keyed_generator
 
 DRAWS = 16
-"""Shares of hidden tokens that a range is averaged over."""
+"""Shares of masked tokens that a range is averaged over."""
 
 TEXT_TOKENS = 32
 
@@ -23,7 +23,7 @@ def forward_flops(model: MaskedDiffusionTransformer, frames: int, mask: TokenMas
     Args:
         model: on the meta device: nothing is computed.
         frames: latent frames of the clip.
-        mask: of one item; None = nothing hidden.
+        mask: of one item; None = no masking.
     """
     latents = torch.zeros(1, model.latent_channels, frames, model.latent_bins, device="meta")
     text = torch.zeros(1, TEXT_TOKENS, model.context_embed.in_features, device="meta")
@@ -34,7 +34,7 @@ def forward_flops(model: MaskedDiffusionTransformer, frames: int, mask: TokenMas
 
 
 def masked_share(cfg: DictConfig) -> float:
-    """Cost of a training update with the recipe's masking over that of one with nothing hidden.
+    """Return the cost of a training update with the recipe's masking relative to one without.
 
     The backward pass costs twice the forward pass in both, so that the ratio is that of the forward passes.
     """

@@ -25,7 +25,7 @@ GRACE = 10.0
 class LocalSheep(Sheep):
     """Dora's view of an experiment (state, log, job) where a process of this machine runs it.
 
-    The process itself holds a lock on a file of the experiment's folder: whatever is killed, whoever comes next finds
+    The process itself holds a lock on a file of the experiment's folder: whatever is killed, the next runner finds
     the lock taken exactly as long as the process lives.
 
     Args:

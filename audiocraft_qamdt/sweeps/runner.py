@@ -173,7 +173,7 @@ class Runner:
                     time.sleep(POLL)
             finally:
                 if stopped := stop(self.sheep):
-                    self.screen.event(f"stopped {stopped}; the same command goes on from their last checkpoints")
+                    self.screen.event(f"stopped {stopped}; the same command resumes from their last checkpoints")
         self.screen.show(self, last=True)
         return sum(one.gave_up for one in self.sheep)
 

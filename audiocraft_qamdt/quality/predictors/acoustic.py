@@ -1,7 +1,7 @@
 """A p-MOS predictor without weights: eight measurements of what goes wrong with a recording.
 
-It hears technical faults (lost treble or bass, holes, noise, clipping, hum, coarse steps, held samples), not whether
-music is well made. Faults of another nature it hears badly or not at all: gating, crossover distortion, crackle, ring
+It detects technical faults (lost treble or bass, holes, noise, clipping, hum, coarse steps, held samples), not whether
+music is well made. It detects faults of another nature badly or not at all: gating, crossover distortion, crackle, ring
 modulation, pitch that wavers. Where music itself is noisy, a fault that removes the noise can raise the score.
 """
 

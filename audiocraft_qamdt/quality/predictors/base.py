@@ -31,7 +31,7 @@ class Predictor(Protocol):
     """Predicts the mean opinion score of windows of audio.
 
     Attributes:
-        name: what the sidecars say the score comes from, with the axis where there are several.
+        name: written into sidecars beside the score, with the axis where there are several.
         version: changes whenever scores would.
         sample_rate: Hz that the audio must have; None = any, the recording's own.
         window: seconds of audio that a score is about.

@@ -13,7 +13,7 @@ from ...playground.classifier import SAMPLE_RATE, VERSION, load_classifier
 
 
 class PlaygroundJudge:
-    """p-MOS from the severities that the playground's classifier hears.
+    """Derive p-MOS from the severities that the playground's classifier estimates.
 
     Args:
         device: where it computes.
