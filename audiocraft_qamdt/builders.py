@@ -59,7 +59,7 @@ def _weights(what: str, key: str) -> tp.Iterator[None]:
 
 
 def resolve_device(device: str) -> str:
-    """`auto` to cuda, else mps, else cpu; anything else as it is."""
+    """Resolve `auto` to cuda, else mps, else cpu; return anything else unchanged."""
     if device != "auto":
         return device
     if torch.cuda.is_available():
@@ -169,7 +169,7 @@ CONDITIONERS: dict[str, tp.Callable[..., BaseConditioner]] = {
 
 
 def get_conditioner_provider(output_dim: int, cfg: DictConfig) -> ConditioningProvider:
-    """AudioCraft's `get_conditioner_provider`, knowing the conditioners in `CONDITIONERS` besides its own."""
+    """Return AudioCraft's `get_conditioner_provider`, knowing the conditioners in `CONDITIONERS` besides its own."""
     sections = {} if cfg.conditioners is None else _used(dict_from_config(cfg.conditioners), cfg)
     ours = {name: section for name, section in sections.items() if section.get("model") in CONDITIONERS}
     if not ours:
@@ -205,17 +205,17 @@ def _conditioner(name: str, section: dict[str, tp.Any], output_dim: int, device:
 
 
 def get_fuser(cfg: DictConfig) -> ModelFuser:
-    """Fuser of a `fuser` config (AudioCraft's keys, and `adaln`)."""
+    """Return the fuser of a `fuser` config (AudioCraft's keys, and `adaln`)."""
     return ModelFuser({key: list(cfg[key]) for key in ModelFuser.FUSING_METHODS if key in cfg})
 
 
 def latent_frames(cfg: DictConfig, codec: LatentCodec) -> int:
-    """Latent frames of a training segment."""
+    """Return the number of latent frames in a training segment."""
     return codec.num_frames(round(cfg.dataset.segment_duration * codec.sample_rate))
 
 
 def get_backbone(cfg: DictConfig, codec: LatentCodec) -> MaskedDiffusionTransformer:
-    """Network of a solver config, for the latents of `codec`."""
+    """Return the network of a solver config, for the latents of `codec`."""
     return MaskedDiffusionTransformer(
         latent_channels=codec.latent_channels,
         latent_bins=codec.latent_bins,
@@ -226,7 +226,7 @@ def get_backbone(cfg: DictConfig, codec: LatentCodec) -> MaskedDiffusionTransfor
 
 
 def get_model(cfg: DictConfig, codec: LatentCodec) -> QAMDTModel:
-    """Network and conditioners of a solver config, for the latents of `codec`, on the config's device."""
+    """Return the network and conditioners of a solver config, for the latents of `codec`, on the config's device."""
     backbone = get_backbone(cfg, codec)
     provider = get_conditioner_provider(cfg.mdt.context_dim, cfg)
     return QAMDTModel(backbone, provider, get_fuser(cfg.fuser)).to(cfg.device)
@@ -236,7 +236,7 @@ def get_model(cfg: DictConfig, codec: LatentCodec) -> QAMDTModel:
 
 
 def get_optimizer(model: torch.nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
-    """AudioCraft's optimiser of an `optim` config; Adam and AdamW in one kernel where the device has it.
+    """Return AudioCraft's optimiser of an `optim` config; Adam and AdamW in one kernel where the device has it.
 
     Add `optim.adam.fused=false` to switch that off.
     """
@@ -253,12 +253,12 @@ def get_optimizer(model: torch.nn.Module, cfg: DictConfig) -> torch.optim.Optimi
 
 
 def get_objective(cfg: DictConfig) -> DiffusionObjective:
-    """Training objective of a `diffusion` config."""
+    """Return the training objective of a `diffusion` config."""
     return DiffusionObjective(NoiseSchedule(**dict_from_config(cfg.schedule)), cfg.snr_gamma)
 
 
 def get_guidance(cfg: DictConfig, schedule: NoiseSchedule) -> Guidance:
-    """Guidance of a `classifier_free_guidance` config."""
+    """Return the guidance of a `classifier_free_guidance` config."""
     added = ("rescale", "apg_eta", "apg_norm", "apg_momentum")  # models trained before do without these keys
     options = {key: cfg[key] for key in added if key in cfg}
     return Guidance(
@@ -272,7 +272,7 @@ def get_guidance(cfg: DictConfig, schedule: NoiseSchedule) -> Guidance:
 
 @functools.lru_cache(maxsize=1)
 def get_clap(name: str, device: str) -> ClapScorer:
-    """CLAP model that candidates are chosen with, loaded once.
+    """Load the CLAP model that selects candidates, once.
 
     Raises:
         MissingWeights: it could not be loaded.
@@ -285,7 +285,7 @@ def get_clap(name: str, device: str) -> ClapScorer:
 
 
 def get_audio_datasets(cfg: DictConfig) -> dict[str, torch.utils.data.DataLoader]:
-    """AudioCraft's loaders over `QualityMusicDataset`.
+    """Return AudioCraft's loaders over `QualityMusicDataset`.
 
     Raises:
         FileNotFoundError, ValueError: a manifest that is missing or empty, named with its config key.
@@ -311,7 +311,7 @@ def get_audio_datasets(cfg: DictConfig) -> dict[str, torch.utils.data.DataLoader
 
 
 def get_quality_statistics(cfg: DictConfig) -> QualityStatistics | None:
-    """Statistics that levels are derived from: `quality.statistics`, else quality.json beside the training manifest."""
+    """Load the statistics that give levels: `quality.statistics`, else quality.json beside the training manifest."""
     chosen = cfg.quality.statistics
     if chosen is not None and not isinstance(chosen, str):
         return QualityStatistics.from_dict(dict_from_config(chosen), "quality.statistics")
@@ -323,5 +323,5 @@ def get_quality_statistics(cfg: DictConfig) -> QualityStatistics | None:
 
 
 def get_level_rule(cfg: DictConfig, statistics: QualityStatistics | None) -> LevelRule | None:
-    """Thresholds of a `quality` config; None without statistics (then every quality is unknown)."""
+    """Return thresholds of a `quality` config; None without statistics (then every quality is unknown)."""
     return None if statistics is None else level_rule(cfg.rule, statistics)

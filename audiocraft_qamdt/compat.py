@@ -163,7 +163,7 @@ def _read_clap_as_data() -> None:
 
 
 def read_clap_checkpoint(path: str | Path, map_location: str = "cpu", skip_params: bool = True) -> dict[str, tp.Any]:
-    """State dict of a laion-clap checkpoint, read as data only; the arguments are those of laion_clap's own function.
+    """Read a laion-clap checkpoint's state dict, as data only, with the arguments of laion_clap's own function.
 
     Raises:
         ValueError: naming the file, when it holds more than tensors, plain data and NumPy scalars.

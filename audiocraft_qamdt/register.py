@@ -24,7 +24,7 @@ SOLVERS: dict[str, str] = {"qamdt": "QAMDTSolver"}
 
 
 def _get_solver(audiocraft_get_solver: Function, cfg: tp.Any) -> tp.Any:
-    """AudioCraft's `get_solver`, knowing ours."""
+    """Return AudioCraft's `get_solver`, knowing ours."""
     if cfg.solver not in SOLVERS:
         try:
             return audiocraft_get_solver(cfg)
@@ -41,12 +41,12 @@ def _get_solver(audiocraft_get_solver: Function, cfg: tp.Any) -> tp.Any:
 
 
 def _get_conditioner_provider(_: Function, output_dim: int, cfg: tp.Any) -> tp.Any:
-    """AudioCraft's `get_conditioner_provider`, knowing the conditioners in `builders.CONDITIONERS`."""
+    """Return AudioCraft's `get_conditioner_provider`, knowing the conditioners in `builders.CONDITIONERS`."""
     return builders.get_conditioner_provider(output_dim, cfg)
 
 
 def _get_pretrained(audiocraft_get_pretrained: Function, name: str, device: tp.Any = "cpu") -> tp.Any:
-    """AudioCraft's `CompressionModel.get_pretrained`, knowing our codecs: "<codec>" or "<codec>:<checkpoint>"."""
+    """Extend AudioCraft's `CompressionModel.get_pretrained` by our codecs: "<codec>" or "<codec>:<checkpoint>"."""
     codec, _, checkpoint = str(name).partition(":")
     if codec not in builders.known_codecs():
         return audiocraft_get_pretrained(name, device)

@@ -39,7 +39,7 @@ def resolve_config_dset_paths(cfg: omegaconf.DictConfig) -> None:
 
 
 def get_solver(cfg: omegaconf.DictConfig) -> tp.Any:
-    """Solver of a config; batch sizes become per process.
+    """Return the solver of a config; batch sizes become per process.
 
     Raises:
         ValueError: a batch size that the number of processes does not divide.
@@ -74,7 +74,7 @@ def get_solver_from_xp(
     ignore_state_keys: tp.Sequence[str] = (),
     disable_fsdp: bool = True,
 ) -> tp.Any:
-    """Solver of a Dora experiment, as `audiocraft.train.get_solver_from_xp`.
+    """Return the solver of a Dora experiment, as `audiocraft.train.get_solver_from_xp`.
 
     Args:
         xp: the experiment.
@@ -104,12 +104,12 @@ def get_solver_from_xp(
 
 
 def get_solver_from_sig(sig: str, *args: tp.Any, **kwargs: tp.Any) -> tp.Any:
-    """Solver of a Dora signature; see `get_solver_from_xp`."""
+    """Return the solver of a Dora signature; see `get_solver_from_xp`."""
     return get_solver_from_xp(main.get_xp_from_sig(sig), *args, **kwargs)
 
 
 def init_seed_and_system(cfg: omegaconf.DictConfig) -> None:
-    """Seeds, threads, start method and attention backend, as in AudioCraft."""
+    """Set seeds, threads, start method and attention backend, as AudioCraft does."""
     import numpy as np
     import torch
     from audiocraft.modules.transformer import set_efficient_attention_backend

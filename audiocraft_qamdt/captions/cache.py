@@ -19,13 +19,13 @@ _BLOCK = 1 << 20
 
 
 def digest(*parts: Any) -> str:
-    """A key that depends on all of the parts (anything that JSON can hold)."""
+    """Return a key that depends on all of the parts (anything that JSON can hold)."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def file_digest(path: str | Path) -> str:
-    """A key that depends on a file's content, wherever it lies."""
+    """Return a key that depends on a file's content, wherever it lies."""
     state = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
@@ -57,15 +57,15 @@ class StageCache:
         write_json(path, {"value": value})
 
     def path(self, stage: str, key: str) -> Path:
-        """File of a result, in one of 256 folders, because file systems slow down with millions of files in one."""
+        """Return a result's file, in one of 256 folders: file systems slow down with millions of files in one."""
         return self.folder / stage / key[:2] / f"{key}.json"
 
 
 def pack(vector: Tensor) -> str:
-    """A vector as text for JSON, in float32."""
+    """Return a vector as text for JSON, in float32."""
     return base64.b64encode(vector.float().contiguous().numpy().tobytes()).decode()
 
 
 def unpack(text: str) -> Tensor:
-    """The vector of `pack`."""
+    """Return the vector of `pack`."""
     return torch.from_numpy(np.frombuffer(base64.b64decode(text), np.float32).copy())

@@ -38,7 +38,7 @@ class Captioner(tp.Protocol):
     key: dict[str, tp.Any]
 
     def caption(self, clips: Sequence[Clip], count: int) -> list[list[str] | Exception]:
-        """`count` captions for each clip, or the error in their place."""
+        """Return `count` captions for each clip, or the error in their place."""
 
 
 class LocalCaptioner:
@@ -147,7 +147,7 @@ class EndpointCaptioner:
 
 
 def _texts(answers: Sequence[str | EndpointError]) -> list[str] | Exception:
-    """The answers that came; where none did, why."""
+    """Return the answers that came; where none did, why."""
     texts = [answer.strip() for answer in answers if isinstance(answer, str)]
     errors = [answer for answer in answers if isinstance(answer, EndpointError)]
     return texts if texts or not errors else errors[0]

@@ -54,7 +54,7 @@ class Outcome:
         self.rejected.update([] if track.rewritten.kept else [track.rewritten.reason])
 
     def row(self) -> dict[str, Any]:
-        """Numbers of the table."""
+        """Return the numbers of the table's row."""
         lengths = [len(words(text)) for text in self.texts.values()]
         return {
             "name": self.name,
@@ -87,7 +87,7 @@ class Comparison:
     agreement: np.ndarray
 
     def lines(self) -> list[str]:
-        """The table, in Markdown."""
+        """Return the table, in Markdown."""
         head = ("variant", "tracks", "score before", "after", "rejected", "words", "agreement")
         rows = [head, ("---",) * len(head)]
         for index, outcome in enumerate(self.outcomes):

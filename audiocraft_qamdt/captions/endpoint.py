@@ -110,7 +110,7 @@ class Endpoint:
             return list(pool.map(ask, conversations, options))
 
     def chat(self, messages: list[dict[str, Any]], **options: Any) -> str:
-        """The answer to a conversation.
+        """Return the answer to a conversation.
 
         Args:
             messages: in OpenAI's format.
@@ -193,7 +193,7 @@ def _read(response: Any, deadline: float) -> bytes:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date (RFC 9110, section 10.2.3)."""
+    """Return seconds that a Retry-After header asks for: a number, or a date (RFC 9110, section 10.2.3)."""
     if not value:
         return None
     try:
@@ -204,7 +204,7 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def audio_message(audio: Tensor, sample_rate: int, prompt: str) -> list[dict[str, Any]]:
-    """A conversation that shows audio [S] to a model, as a wav file in OpenAI's `input_audio`."""
+    """Return a conversation that shows audio [S] to a model, as a wav file in OpenAI's `input_audio`."""
     import soundfile
 
     file = io.BytesIO()

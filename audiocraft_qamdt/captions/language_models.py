@@ -40,7 +40,7 @@ class LanguageModel(tp.Protocol):
     key: dict[str, tp.Any]
 
     def answer(self, prompts: Sequence[Prompt]) -> list[str | Exception]:
-        """An answer to each, or the error in its place."""
+        """Return an answer to each, or the error in its place."""
 
 
 class LocalLanguageModel:
@@ -109,7 +109,7 @@ class LocalLanguageModel:
         return [answer.strip().partition("\n")[0] for answer in answers]  # nothing else tells it where to end
 
     def _room(self) -> int | None:
-        """Tokens of the longest prompt that leaves room for an answer; None = the model names no limit."""
+        """Return tokens of the longest prompt that leaves room for an answer; None = the model names no limit."""
         limit = getattr(self.model.config, "max_position_embeddings", None)
         return None if limit is None else max(limit - self.max_new_tokens, 1)
 

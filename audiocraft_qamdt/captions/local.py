@@ -24,7 +24,7 @@ def loading(name: str) -> Iterator[None]:
 
 
 def load_pretrained(name: str, device: str, dtype: str) -> tuple[tp.Any, tp.Any, bool]:
-    """An audio-to-text model.
+    """Return an audio-to-text model.
 
     Returns:
         Model, processor, and whether it is a chat model (with a chat template) instead of an encoder-decoder.

@@ -27,14 +27,14 @@ class Matcher(tp.Protocol):
     key: dict[str, tp.Any]
 
     def embed_audio(self, audio: Tensor, sample_rate: int) -> Tensor:
-        """Unit vectors [n, D] of audio [S], one for each window."""
+        """Return unit vectors [n, D] of audio [S], one for each window."""
 
     def embed_texts(self, texts: list[str]) -> Tensor:
-        """Unit vectors [N, D]."""
+        """Return unit vectors [N, D]."""
 
 
 def hear(matcher: Matcher, audio: Tensor, sample_rate: int) -> Tensor:
-    """Unit vector [D] of a whole track [S]."""
+    """Return the unit vector [D] of a whole track [S]."""
     return normalize(matcher.embed_audio(audio, sample_rate).mean(0), dim=-1)
 
 
@@ -80,7 +80,7 @@ class Match:
         return {**vars(self), "candidates": [candidate.to_dict() for candidate in self.candidates]}
 
     def inputs(self, limit: int = 3) -> list[int]:
-        """Indices of the texts that the description is to be made of, the original first, then the best."""
+        """Return indices of the texts that the description is to be made of, the original first, then the best."""
         others = [index for index, candidate in enumerate(self.candidates) if candidate.stage != "original"]
         passing = [index for index in others if self.candidates[index].kept]
         passing.sort(key=lambda index: -_score(self.candidates[index]))
@@ -103,7 +103,7 @@ def gather(
     captions: Sequence[Candidate],
     earlier: Sequence[Candidate] = (),
 ) -> list[Candidate]:
-    """The original and distinct captions, as models may see them: no instructions, no words on quality.
+    """Return the original and distinct captions, as models may see them: no instructions, no words on quality.
 
     Args:
         earlier: what an earlier run left: the original is as it was judged there, until it is judged again.
@@ -173,7 +173,7 @@ def unmatched(candidates: list[Candidate]) -> Match:
 
 
 def mismatched_score(audio: Tensor, index: TextIndex, own: str | None, row: int) -> float | None:
-    """Agreement with a caption of the data set that is not this track's: what chance looks like.
+    """Return the agreement with a caption of the data set that is not this track's: what chance looks like.
 
     Args:
         audio: the track's unit vector [D].

@@ -74,7 +74,7 @@ def make_refiner(
     stages: Sequence[str] = STAGES,
     like: Refiner | None = None,
 ) -> Refiner:
-    """The stages for a data set, with its cache and the index of its captions."""
+    """Return the stages for a data set, with its cache and the index of its captions."""
     manifest = find_manifest(manifest)
     refiner = Refiner(settings, StageCache(settings["cache"] or manifest.parent / CACHE_FOLDER), stages, like)
     if like is None:
@@ -83,7 +83,7 @@ def make_refiner(
 
 
 def spread(rows: Sequence[Any], count: int | None) -> list[Any]:
-    """So many of the rows, at equal distances; None = all."""
+    """Return so many of the rows, at equal distances; None = all."""
     if count is None or count >= len(rows):
         return list(rows)
     return [rows[int((i + 0.5) * len(rows) / count)] for i in range(count)]
@@ -94,7 +94,7 @@ def _batches(
     rows: Sequence[dict[str, Any]],
     report: CaptionReport,
 ) -> Iterator[tuple[Sequence[dict[str, Any]], list[Track]]]:
-    """Batches of rows with their tracks, read by threads while the batch before is worked on."""
+    """Return batches of rows with their tracks, read by threads while the batch before is worked on."""
     size, workers = refiner.settings["batch_size"], max(refiner.settings["workers"], 1)
     with ThreadPoolExecutor(workers) as pool:
         parts = [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -42,7 +42,7 @@ class Scores:
             self.counts[kind] = self.counts.get(kind, 0) + counts
 
     def kept(self, kind: str, threshold: float) -> float:
-        """Share of the scores of a kind from a threshold on, to the width of a bin."""
+        """Return the share of the scores of a kind from a threshold on, to the width of a bin."""
         counts = self.counts[kind]
         return float(counts[EDGES[:-1] >= threshold - 1e-9].sum() / counts.sum())
 
@@ -117,7 +117,7 @@ class CaptionReport:
         return 1 if self.unreadable or self.failed or self.stopped else 0
 
     def lines(self) -> list[str]:
-        """The report as text."""
+        """Return the report as text."""
         lines = [f"{self.manifest}: {self.tracks} tracks, {self.changed} sidecars written"]
         if self.actions:
             lines.append("decisions: " + _listed(self.actions))

@@ -31,7 +31,7 @@ class TextIndex:
         self._faiss = _faiss_index(vectors, factory)
 
     def search(self, queries: Tensor, count: int) -> list[list[tuple[str, float]]]:
-        """The `count` best captions, with their cosines, for each query [B, D]; the best first."""
+        """Return the `count` best captions, with their cosines, for each query [B, D]; the best first."""
         count = min(count, len(self.texts))
         if not count:
             return [[] for _ in queries]

@@ -52,7 +52,7 @@ class Rewriter(tp.Protocol):
     prompt: str
 
     def rewrite(self, requests: Sequence[Request]) -> list[str | Exception]:
-        """A caption for each request, or the error in its place."""
+        """Return a caption for each request, or the error in its place."""
 
 
 class Template:
@@ -79,7 +79,7 @@ class Template:
             raise ValueError(f"{path}: no line of --- between the instructions and the texts")
 
     def fill(self, request: Request) -> Prompt:
-        """The prompt for a request. Texts are quoted as JSON, so that none can end its own quotation."""
+        """Return the prompt for a request. Texts are quoted as JSON, so that none can end its own quotation."""
         fields = {
             "original": _quote(request.original) if request.original else "none",
             "candidates": "\n".join(_quote(text) for text in request.candidates) or "none",
@@ -151,7 +151,7 @@ class Guard:
         audio: Tensor | None,
         matcher: Matcher | None,
     ) -> Candidate:
-        """The caption with its score, and why it is not kept where it is not.
+        """Return the caption with its score, and why it is not kept where it is not.
 
         Args:
             best_input: agreement of the best input; None = it is not known, and the caption's does not count.

@@ -133,17 +133,17 @@ SIDECAR = "sidecar"  # captions that are there already: no captioner
 
 
 def get_captioner(options: Settings) -> Captioner | None:
-    """Captioner of a `caption` section; None = there is none, or the captions are in the sidecars."""
+    """Return the captioner of a `caption` section; None = there is none, or the captions are in the sidecars."""
     return None if options["model"] in (None, SIDECAR) else _build(CAPTIONERS, options, "caption", SIDECAR)
 
 
 def get_matcher(options: Settings) -> Matcher | None:
-    """Matcher of a `match` section; None = there is none."""
+    """Return the matcher of a `match` section; None = there is none."""
     return None if options["model"] is None else _build(MATCHERS, options, "match")
 
 
 def get_rewriter(options: Settings) -> Rewriter | None:
-    """Rewriter of a `rewrite` section; None = there is none."""
+    """Return the rewriter of a `rewrite` section; None = there is none."""
     return None if options["model"] is None else _build(REWRITERS, options, "rewrite")
 
 
@@ -154,7 +154,7 @@ def _build(table: dict[str, Callable[[Settings], tp.Any]], options: Settings, st
 
 
 def get_thresholds(options: Settings) -> Thresholds:
-    """Thresholds of a `match` section."""
+    """Return thresholds of a `match` section."""
     return Thresholds(**{key: options[key] for key in ("threshold", "same", "retrieve", "advantage")})
 
 

@@ -55,7 +55,7 @@ class Track:
     failure: Exception | None = None
 
     def result(self) -> tuple[list[Candidate], str | None]:
-        """All candidates, with the chosen one marked, and the track's description."""
+        """Return all candidates, with the chosen one marked, and the track's description."""
         candidates = list(self.found.candidates)
         if self.rewritten is not None:
             self.rewritten.sources = self.found.inputs()
@@ -122,7 +122,7 @@ class Refiner:
     # ---- what is heard
 
     def open(self, path: str) -> Track:
-        """A track with its texts, and its audio where a stage will need it.
+        """Return a track with its texts, and its audio where a stage will need it.
 
         Raises:
             ValueError, OSError, RuntimeError: whatever is wrong with the sidecar or the audio.
@@ -186,7 +186,7 @@ class Refiner:
                 self.cache.put("caption", self._caption_key(track), [text.to_dict() for text in track.captions])
 
     def _clips(self, track: Track) -> list[tuple[float, Clip]]:
-        """Segments, spread evenly over the track, with their starts in seconds."""
+        """Return segments, spread evenly over the track, with their starts in seconds."""
         assert track.audio is not None
         rate, options = track.sample_rate, self.caption_options
         size = round(options["segment"] * rate)
@@ -200,7 +200,7 @@ class Refiner:
         ]
 
     def _from_sidecar(self, texts: Texts) -> list[Candidate]:
-        """Captions that are there already; those of an earlier run where no captioner is configured."""
+        """Return captions that are there already; those of an earlier run where no captioner is configured."""
         keys = self.caption_options["sidecar"]["keys"] if self.caption_options["model"] == SIDECAR else [CAPTIONS]
         earlier = ("caption",) if self.matcher else ("caption", "retrieve")  # retrieved ones are searched again
         found = [entry for entry in texts.captions if entry.stage in earlier] if CAPTIONS in keys else []
@@ -300,7 +300,7 @@ def _original(path: str) -> str:
 
 
 def read_mono(path: str) -> tuple[Tensor, int]:
-    """Samples [S] of a file, channels averaged, and its sample rate."""
+    """Return samples [S] of a file, channels averaged, and its sample rate."""
     from audiocraft.data.audio import audio_read
 
     audio, sample_rate = audio_read(path)

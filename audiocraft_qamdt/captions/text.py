@@ -58,7 +58,7 @@ def clean(text: str) -> str:
 
 
 def shorten(text: str, limit: int) -> str:
-    """At most `limit` characters, cut at the end of a word."""
+    """Return at most `limit` characters, cut at the end of a word."""
     if len(text) <= limit:
         return text
     words = re.match(r".*\S(?=\s)", text[: limit + 1], re.DOTALL)
@@ -66,12 +66,12 @@ def shorten(text: str, limit: int) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """Sentences with their full stops."""
+    """Split a text into sentences with their full stops."""
     return [part for part in re.split(r"(?<=[.!?])\s+|\n+", text.strip()) if part]
 
 
 def without_instructions(text: str) -> str:
-    """A description without what speaks to a language model: marks of chat templates, and sentences of instructions."""
+    """Remove what addresses a language model from a description: chat template marks and instructions."""
     lines = CONTROL_MARKS.sub(" ", text)
     return clean(" ".join(part for part in sentences(lines) if not INSTRUCTIONS.search(part)))
 
@@ -100,7 +100,7 @@ def _without_quality(sentence: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Words in lower case."""
+    """Return the words of a text in lower case."""
     return re.findall(r"[\w&']+", text.casefold())
 
 
@@ -111,7 +111,7 @@ def contains(text: str, value: str) -> bool:
 
 
 def tidy_answer(text: str) -> str:
-    """The caption in a language model's answer: without reasoning, a heading before it, and quotation marks."""
+    """Return the caption in a language model's answer: without reasoning, a heading before it, and quotation marks."""
     text = re.sub(r"(?s)^.*</think>", "", text)
     text = PREAMBLE.sub("", clean(CONTROL_MARKS.sub(" ", text)))
     return text.strip(" \"'“”«»*_`")
@@ -181,5 +181,5 @@ _NOT_NAMES = frozenset("the a an it this these there its they music instrumental
 
 
 def scripts(text: str) -> set[str]:
-    """Scripts of the letters of a text, e.g. {"LATIN", "HIRAGANA"}."""
+    """Return scripts of the letters of a text, e.g. {"LATIN", "HIRAGANA"}."""
     return {unicodedata.name(char, "?").split()[0] for char in text if char.isalpha()}

@@ -70,14 +70,14 @@ class TwoTower(nn.Module):
         self.register_buffer("rarity", torch.ones(len(self.words)))
 
     def audio(self, levels: Tensor) -> Tensor:
-        """Vectors [B, D], not normalised, of log-mel spectrograms [B, MELS, T]."""
+        """Return vectors [B, D], not normalised, of log-mel spectrograms [B, MELS, T]."""
         hidden = self.convolutions(levels[:, None])  # [B, C, MELS / 8, T / 8]
         hidden = torch.cat([hidden.mean(-1), hidden.amax(-1)], dim=1)  # [B, 2 C, MELS / 8]
         low, high = hidden.chunk(2, dim=-1)
         return self.project(torch.cat([low.mean(-1), high.mean(-1)], dim=1))
 
     def text(self, bags: Tensor) -> Tensor:
-        """Unit vectors [N, D] of bags of words [N, W]."""
+        """Return unit vectors [N, D] of bags of words [N, W]."""
         return functional.normalize(self.word_vectors(bags * self.rarity), dim=-1)
 
     def bags(self, texts: tp.Sequence[str]) -> Tensor:
@@ -143,7 +143,7 @@ def train(
 
 
 def _vary(levels: Tensor, generator: torch.Generator) -> Tensor:
-    """A crop of the same place in each, with another gain in each band."""
+    """Return a crop of the same place in each, with another gain in each band."""
     start = int(torch.randint(0, max(levels.shape[-1] - CROP, 1), (1,), generator=generator))
     gains = 0.2 * torch.randn(len(levels), MELS, 1, generator=generator)
     return levels[..., start : start + CROP] + gains
@@ -165,12 +165,12 @@ class PlaygroundMatcher:
 
     @torch.no_grad()
     def embed_audio(self, audio: Tensor, sample_rate: int) -> Tensor:
-        """Unit vector [1, D] of audio [S]."""
+        """Return the unit vector [1, D] of audio [S]."""
         mono = julius.resample_frac(audio.float(), sample_rate, SAMPLE_RATE)
         mono = functional.pad(mono, (0, max(0, SAMPLE_RATE // 2 - mono.shape[-1])))  # the least that the layers take
         return functional.normalize(self.model.audio(self.model.log_mel(mono[None])), dim=-1)
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:
-        """Unit vectors [N, D]."""
+        """Return unit vectors [N, D]."""
         return self.model.text(self.model.bags(texts))

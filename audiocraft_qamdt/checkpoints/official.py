@@ -89,7 +89,7 @@ def network_weights(state: Mapping[str, Tensor], ema: bool) -> dict[str, Tensor]
 
 
 def infer_config(network: Mapping[str, Tensor], num_heads: int) -> dict[str, tp.Any]:
-    """Arguments of the published constructor, read off the shapes of its weights.
+    """Return arguments of the published constructor, read off the shapes of its weights.
 
     Raises:
         KeyError: a weight is missing that gives part of it.
@@ -117,7 +117,7 @@ def _count(network: Mapping[str, Tensor], blocks: str) -> int:
 
 
 def published_statistics() -> dict[str, tp.Any]:
-    """Fields of `QualityStatistics` that give the published thresholds."""
+    """Return fields of `QualityStatistics` that give the published thresholds."""
     normal = statistics.NormalDist(PUBLISHED_MEAN, PUBLISHED_STD)
     shares = [(index + 0.5) / 21 for index in range(21)]
     return {

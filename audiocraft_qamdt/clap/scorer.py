@@ -20,7 +20,7 @@ SHORTEST = 1.0  # seconds of a last window that counts, where it is not the only
 
 
 def windows(audio: Tensor, size: int, shortest: int) -> list[Tensor]:
-    """Consecutive windows of at most `size` samples of audio [S]; a remainder below `shortest` is left out."""
+    """Return consecutive windows of at most `size` samples of audio [S]; a remainder below `shortest` is left out."""
     whole, *rest = audio.split(size)
     return [whole, *(window for window in rest if len(window) >= shortest)]
 
@@ -54,7 +54,7 @@ class ClapScorer:
 
     @torch.no_grad()
     def embed_audio(self, audio: Tensor, sample_rate: int) -> Tensor:
-        """Embeddings [n, D] of unit length, one for each window of a clip [S]."""
+        """Return embeddings [n, D] of unit length, one for each window of a clip [S]."""
         prepare = self.processor.feature_extractor
         audio = julius.resample_frac(audio.float().cpu(), sample_rate, prepare.sampling_rate)
         clips = windows(audio, prepare.nb_max_samples, round(SHORTEST * prepare.sampling_rate))
@@ -72,7 +72,7 @@ class ClapScorer:
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:
-        """Embeddings [B, D] of unit length."""
+        """Return embeddings [B, D] of unit length."""
         inputs = self.processor.tokenizer(
             texts, padding=True, truncation=True, max_length=self._text_tokens, return_tensors="pt"
         ).to(self.device)

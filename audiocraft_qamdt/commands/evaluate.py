@@ -40,7 +40,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 
 
 def parse_metrics(text: str) -> tuple[dict[str, list[str]], dict[str, dict[str, tp.Any]]]:
-    """Switches and networks' settings from "fad:vggish=model.pth,pmos:acoustic".
+    """Return switches and networks' settings from "fad:vggish=model.pth,pmos:acoustic".
 
     Returns:
         Metric → networks or predictors, as `evaluate.metrics`; network → settings, as in `metrics`.

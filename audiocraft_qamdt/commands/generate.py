@@ -56,7 +56,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def model_name(given: str | None) -> str:
-    """The model that is meant where none may be named.
+    """Return the model that is meant where none may be named.
 
     Raises:
         ValueError: there is none; the message says how to get one.
@@ -68,7 +68,7 @@ def model_name(given: str | None) -> str:
 
 
 def curve(text: str) -> float | list[tuple[float, float]]:
-    """Quality as typed: `4`, or `0:1,8:5` for a curve of seconds:value points."""
+    """Return the quality as typed: `4`, or `0:1,8:5` for a curve of seconds:value points."""
     try:
         if ":" not in text:
             value = float(text)

@@ -12,7 +12,7 @@ GRANULARITIES = ("global", "clip", "frame", "adaln")
 
 
 def quality_attributes(quality: float | None, curve: list[float] | None, track: float | None) -> dict[str, tp.Any]:
-    """Attributes with the quality of a segment, in p-MOS or in levels; None = unknown.
+    """Return attributes with the quality of a segment, in p-MOS or in levels; None = unknown.
 
     Args:
         quality: of the segment.
@@ -29,5 +29,5 @@ def quality_attributes(quality: float | None, curve: list[float] | None, track: 
 
 
 def level_names() -> list[str]:
-    """Names of the attributes that are levels for the network (all but the prefix)."""
+    """Return names of the attributes that are levels for the network (all but the prefix)."""
     return [f"{QUALITY}_{granularity}" for granularity in GRANULARITIES]

@@ -36,7 +36,7 @@ def to_record(info: QualityMusicInfo, latents: Tensor) -> Record:
 
 
 def from_record(record: Record) -> tuple[Tensor, QualityMusicInfo]:
-    """The item of `to_record`."""
+    """Return the item of `to_record`."""
     return record["latents"], QualityMusicInfo(meta=AudioMeta.from_dict(record["meta"]), **record["info"])
 
 

@@ -182,7 +182,7 @@ class QualityMusicDataset(MusicDataset):
 
 
 def _share(meta: list[AudioMeta], share: float, share_by: str) -> list[AudioMeta]:
-    """A share of the tracks in the manifest's order, the same whatever that order is."""
+    """Return a share of the tracks in the manifest's order, the same whatever that order is."""
     count = round(share * len(meta))
     if share_by not in SHARES:
         raise ValueError(f"dataset.train.share_by={share_by!r} is unknown: choose one of {', '.join(SHARES)}")

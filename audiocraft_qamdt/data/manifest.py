@@ -48,7 +48,7 @@ class Quality:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], source: str | Path) -> Quality:
-        """Quality from the sidecar's `quality` key.
+        """Return the quality from the sidecar's `quality` key.
 
         Raises:
             ValueError: naming `source` and the field that is missing, not finite, or off the scale 1 to 5.
@@ -65,11 +65,11 @@ class Quality:
         return cls(pmos, hop, frames, predictor, version)
 
     def to_dict(self) -> dict[str, Any]:
-        """The value of the sidecar's `quality` key."""
+        """Return the value of the sidecar's `quality` key."""
         return asdict(self)
 
     def pmos_between(self, start: float, stop: float) -> float:
-        """p-MOS of a segment, in seconds: the mean of the frames whose centres fall in [start, stop).
+        """Return p-MOS of a segment, in seconds: the mean of the frames whose centres fall in [start, stop).
 
         Where no centre does, it is the frame nearest to the segment's middle; without frames, the track's p-MOS.
         """
@@ -136,7 +136,7 @@ def read_sidecar(path: str | Path) -> dict[str, Any]:
 
 
 def read_quality(audio_path: str | Path) -> Quality | None:
-    """Quality of a track from its sidecar; None without a sidecar, or without a score in it.
+    """Return the quality of a track from its sidecar; None without a sidecar, or without a score in it.
 
     Raises:
         ValueError: naming the sidecar, and the field that is wrong.
@@ -181,7 +181,7 @@ def update_sidecar(audio_path: str | Path, changes: Mapping[str, Any], remove: I
 
 
 def find_manifest(path: str | Path) -> Path:
-    """The manifest in a folder, or the manifest file itself.
+    """Return the manifest in a folder, or the manifest file itself.
 
     Raises:
         FileNotFoundError: where there is none.
@@ -197,7 +197,7 @@ def find_manifest(path: str | Path) -> Path:
 
 
 def read_manifest(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a manifest (a folder or a file): path, duration, sample_rate, amplitude, weight, info_path.
+    """Return the rows of a manifest (a folder or a file): path, duration, sample_rate, amplitude, weight, info_path.
 
     Raises:
         FileNotFoundError: where there is no manifest.
@@ -216,7 +216,7 @@ def read_manifest(path: str | Path) -> list[dict[str, Any]]:
 
 
 def read_descriptions(path: str | Path) -> list[str]:
-    """The descriptions of a manifest's tracks, of those that have one.
+    """Return the descriptions of a manifest's tracks, of those that have one.
 
     Raises:
         ValueError: no track has one.
@@ -272,7 +272,7 @@ class ManifestReport:
     same_stem: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """The report as text, one line per file that is not simply in the manifest."""
+        """Return the report as text, one line per file that is not simply in the manifest."""
         reasons = {
             "listed with the part that can be decoded": self.truncated,
             "left out, unreadable": [f"{name} ({reason})" for name, reason in self.unreadable.items()],

@@ -89,7 +89,7 @@ def guided(
     prepare: tp.Callable[[Conditions], Conditions] = lambda conditions: conditions,
     text: Conditions | None = None,
 ) -> Denoise:
-    """The function that a sampler integrates, once: all branches in one batch, combined.
+    """Return the function that a sampler integrates, once: all branches in one batch, combined.
 
     Args:
         predict: the network.
@@ -147,14 +147,14 @@ class Combination:
 
 
 def limit(update: Tensor, largest: float) -> Tensor:
-    """The update [B, ...], items whose root mean square is above `largest` scaled down to it; 0 = as it is."""
+    """Return the update [B, ...], items whose root mean square is above `largest` scaled down to it; 0 = as it is."""
     if not largest:
         return update
     return update * (largest / _item(torch.square, update).sqrt()).clamp(max=1)
 
 
 def project(update: Tensor, onto: Tensor, eta: float) -> Tensor:
-    """The update [B, ...] with its part parallel to `onto` weighed by `eta` (arXiv 2410.02416, eq. 7)."""
+    """Return the update [B, ...] with its part parallel to `onto` weighed by `eta` (arXiv 2410.02416, eq. 7)."""
     if eta == 1:
         return update
     square = _item(torch.square, onto).clamp(min=torch.finfo(onto.dtype).tiny)

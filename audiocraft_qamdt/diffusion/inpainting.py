@@ -10,7 +10,7 @@ from .samplers import Denoise
 
 
 def keeping(denoise: Denoise, known: Tensor, kept: Tensor, schedule: NoiseSchedule) -> Denoise:
-    """A denoiser that answers with the truth where it is known, so that any sampler arrives there.
+    """Return a denoiser that answers with the truth where it is known, so that any sampler arrives there.
 
     The frames that are kept hence hold, at every step, the known latents at that step's noise level, and the network
     sees them so (the replacement of RePaint, arXiv 2201.09865, eq. 8, without its resampling).

@@ -33,7 +33,7 @@ class NoiseSchedule:
             )
 
     def alphas_cumprod(self) -> Tensor:
-        """Share of signal variance left after each step: [num_steps], float32, decreasing."""
+        """Return the share of signal variance left after each step: [num_steps], float32, decreasing."""
         betas = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_steps) ** 2
         return torch.cumprod(1 - betas, dim=0)
 
@@ -55,7 +55,7 @@ class DiffusionObjective(nn.Module):
         self.register_buffer("alphas_cumprod", schedule.alphas_cumprod(), persistent=False)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """x_t = α x_0 + σ ε.
+        """Return x_t = α x_0 + σ ε.
 
         Args:
             latents, noise: [B, C, T, F].
@@ -83,16 +83,16 @@ class DiffusionObjective(nn.Module):
         return {"epsilon": clipped / snr, "v": clipped / (snr + 1), "x0": clipped}[self.schedule.prediction]
 
     def loss(self, prediction: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Weighted mean squared error of each item: [B], float32."""
+        """Return the weighted mean squared error of each item: [B], float32."""
         error = (prediction.float() - self.target(latents, noise, timesteps)).square().flatten(1).mean(dim=1)
         return error * self.weights(timesteps)
 
     def draw_timesteps(self, batch: int, generator: torch.Generator) -> Tensor:
-        """Uniform training timesteps [batch] on the generator's device."""
+        """Return uniform training timesteps [batch] on the generator's device."""
         return torch.randint(self.schedule.num_steps, (batch,), generator=generator, device=generator.device)
 
     def fixed_timesteps(self, batch: int, offset: int) -> Tensor:
-        """Timesteps [batch] of validation items `offset`, `offset + 1`, …: always the same, spread evenly."""
+        """Return timesteps [batch] of validation items `offset`, `offset + 1`, …: always the same, spread evenly."""
         index = torch.arange(offset, offset + batch, dtype=torch.float64)
         steps = (index * _GOLDEN_RATIO).frac() * self.schedule.num_steps
         return steps.long().to(self.alphas_cumprod.device)

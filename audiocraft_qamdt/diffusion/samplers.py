@@ -33,7 +33,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, tp.Any]]] = {
 
 
 def make_scheduler(sampler: str, schedule: NoiseSchedule, steps: int) -> tp.Any:
-    """Diffusers scheduler of that name for our noise schedule, its timesteps not set yet.
+    """Return the diffusers scheduler of that name for our noise schedule, its timesteps not set yet.
 
     Raises:
         ValueError: unknown name; lists the known ones.

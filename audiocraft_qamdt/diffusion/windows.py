@@ -14,7 +14,7 @@ Cut = tp.Callable[[Conditions, int, int], Conditions]
 
 
 def plan_windows(length: int, window: int, stride: int) -> list[tuple[int, int]]:
-    """Windows (start, stop) that cover `length` frames, the last one ending with them.
+    """Return windows (start, stop) that cover `length` frames, the last one ending with them.
 
     Args:
         length, window: frames of the clip and of a window.
@@ -40,7 +40,7 @@ def window_weights(start: int, stop: int, length: int, overlap: int, device: tor
 
 
 def windowed(predict: Predict, windows: tp.Sequence[tuple[int, int]], cut: Cut) -> Predict:
-    """The network over a whole clip: evaluated window by window, the predictions averaged where windows overlap.
+    """Return the network over a whole clip: evaluated window by window, the predictions averaged where windows overlap.
 
     Activations are those of one window at a time.
 

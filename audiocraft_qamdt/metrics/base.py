@@ -45,7 +45,7 @@ class Network:
     module: nn.Module
 
     def __call__(self, audio: Tensor, sample_rate: int) -> Outputs:
-        """Outputs, on the CPU, for a mono clip [S]."""
+        """Return outputs, on the CPU, for a mono clip [S]."""
         raise NotImplementedError
 
 
@@ -168,7 +168,7 @@ class Metric:
         raise NotImplementedError
 
     def compute(self) -> dict[str, float]:
-        """Quantity → value."""
+        """Return quantity → value."""
         raise NotImplementedError
 
     def score(self, clip: Clip, quantity: str, value: float) -> None:
@@ -191,7 +191,7 @@ class MeanMetric(Metric):
         self.count = torch.zeros((), dtype=torch.float64)
 
     def measure(self, clip: Clip) -> dict[str, float]:
-        """Quantity → value of one clip."""
+        """Return quantity → value for one clip."""
         raise NotImplementedError
 
     def add(self, clip: Clip) -> None:
@@ -240,7 +240,7 @@ class Number:
 
 
 def comparable(key: str) -> str:
-    """The key of a `Number` without the seed of the noise: one column for runs that repeat each other."""
+    """Return the key of a `Number` without the seed of the noise: one column for runs that repeat each other."""
     return re.sub(r"/(best\d+)_seed\w+$", r"/\1", key)
 
 
@@ -257,5 +257,5 @@ def evaluations(history: Sequence[Mapping[str, tp.Any]]) -> dict[int, dict[str, 
 
 
 def safe(text: str) -> str:
-    """The text with nothing but letters, digits, dots, dashes and underscores."""
+    """Return the text with nothing but letters, digits, dots, dashes and underscores."""
     return "".join(char if char.isalnum() or char in ".-_" else "-" for char in text).strip("-")

@@ -62,7 +62,7 @@ class LaionClap:
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:
-        """Embeddings [B, D] of unit length."""
+        """Return embeddings [B, D] of unit length."""
         return self.metric.model.get_text_embedding(texts, tokenizer=self.metric._tokenizer, use_tensor=True).cpu()
 
 

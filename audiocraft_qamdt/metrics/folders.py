@@ -33,7 +33,7 @@ def cache_folder() -> Path:
 
 
 def find_audio(folder: str | Path) -> dict[str, Path]:
-    """Audio files of a folder, nested or not: path without suffix, relative to the folder → file, sorted.
+    """Return audio files of a folder, nested or not: path without suffix, relative to the folder → file, sorted.
 
     Raises:
         FileNotFoundError: no folder, or no audio in it.
@@ -57,7 +57,7 @@ def find_audio(folder: str | Path) -> dict[str, Path]:
 
 
 def read_clip(path: Path, name: str = "", text: str | None = None) -> Clip:
-    """A file as a clip, mixed down to mono.
+    """Return a file as a clip, mixed down to mono.
 
     Raises:
         ValueError: naming the file, when it cannot be decoded, is empty or holds NaN.
@@ -74,7 +74,7 @@ def read_clip(path: Path, name: str = "", text: str | None = None) -> Clip:
 
 
 def read_captions(path: str | Path | None, files: Mapping[str, Path]) -> dict[str, str]:
-    """Descriptions of clips: name → text.
+    """Return descriptions of clips: name → text.
 
     Args:
         path: a JSON object {file: description}, JSON lines or CSV with the columns file and description; a file is
@@ -184,7 +184,7 @@ class FolderReport:
         return {**vars(self), "numbers": numbers}
 
     def markdown(self) -> list[str]:
-        """Head, rule and row of a table."""
+        """Return the head, rule and row of a table."""
         names = ["_".join(filter(None, (number.metric, number.instrument))) for number in self.numbers]
         values = [f"{number.value:.4g}" for number in self.numbers]
         cells = [["generated", "reference", "N", *names], ["---"] * (len(names) + 3)]

@@ -58,13 +58,13 @@ class Moments:
 
 
 def matrix_root(matrix: Tensor) -> Tensor:
-    """Symmetric square root of a symmetric positive semi-definite matrix."""
+    """Return the symmetric square root of a symmetric positive semi-definite matrix."""
     values, vectors = torch.linalg.eigh(matrix)
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:
-    """|μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½), the distance of two Gaussians (Dowson and Landau 1982).
+    """Return |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½), the distance of two Gaussians (Dowson and Landau 1982).
 
     The trace of (Σ₁Σ₂)^½ is the sum of the singular values of Σ₁^½ Σ₂^½: real, not negative, and exact to rounding also
     where a covariance is singular, which the root of the product is not.

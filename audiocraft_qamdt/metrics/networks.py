@@ -82,7 +82,7 @@ class Networks:
         self.loaded: dict[str, Network] = {}
 
     def get(self, name: str) -> Network:
-        """The network of that name.
+        """Return the network of that name.
 
         Raises:
             ValueError: there is none.

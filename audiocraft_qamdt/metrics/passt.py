@@ -35,7 +35,7 @@ VARIANTS = {  # seconds of audio at once, AudioCraft's metrics.kld.passt.pretrai
 
 @contextlib.contextmanager
 def safe_passt(length: int, checkpoint: str | None = None) -> tp.Iterator[None]:
-    """While it lasts, hear21passt builds the network from a file that is read as data only.
+    """Let hear21passt build the network, within the context, from a file that is read as data only.
 
     By itself it unpickles what it downloads. AudioCraft's `PasstKLDivergenceMetric` is made inside.
 

@@ -14,7 +14,7 @@ CLIPPING = 1e-6
 
 
 def probabilities(clip: Clip, network: Network) -> Tensor:
-    """Class probabilities [classes] of a clip, in float64."""
+    """Return class probabilities [classes] of a clip, in float64."""
     return tp.cast(Tensor, clip.outputs(network).probabilities).double()
 
 

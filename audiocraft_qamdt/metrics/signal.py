@@ -64,7 +64,7 @@ class PredictedMOS(MeanMetric):
 
 
 def normalize(audio: Tensor, sample_rate: int) -> Tensor:
-    """A clip [S] at -23 LUFS; silent clips, and those under 0.4 s, which have no loudness, as they are."""
+    """Return a clip [S] at -23 LUFS; silent clips, and those under 0.4 s, which have no loudness, as they are."""
     from audiocraft.data.audio_utils import normalize_loudness
 
     if len(audio) < GATE * sample_rate:

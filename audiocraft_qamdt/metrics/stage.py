@@ -24,7 +24,7 @@ from audiocraft.data.audio_utils import normalize_audio  # noqa: E402
 def stage_metrics(
     switches: dict[str, tp.Any], options: dict[str, tp.Any], device: str, compression_model: tp.Any
 ) -> list[Metric]:
-    """Metrics of a solver.
+    """Return metrics of a solver.
 
     Args:
         switches: its `evaluate.metrics`; "base", the validation loss, is the solver's own affair.
@@ -48,7 +48,7 @@ def stage_metrics(
 def generated_batch(
     generated: Tensor, reference: Tensor, infos: tp.Sequence[tp.Any], seconds: float, **normalization: tp.Any
 ) -> Batch:
-    """Clips of a batch, as AudioCraft's evaluation prepares them.
+    """Return clips of a batch, as AudioCraft's evaluation prepares them.
 
     Args:
         generated: [B, C, S] from the model.

@@ -96,7 +96,7 @@ METRICS: dict[str, Callable[[str, Setup], Metric]] = {
 
 
 def build_metrics(switches: Mapping[str, tp.Any], setup: Setup) -> list[Metric]:
-    """Metrics that are switched on.
+    """Return metrics that are switched on.
 
     Args:
         switches: `evaluate.metrics` of a solver: name → false, true, a network or predictor, or a list of those.
@@ -181,7 +181,7 @@ class Evaluation:
 
 
 def sum_over_ranks(device: torch.device | str) -> SumOverRanks:
-    """A sum over the processes of torch.distributed, through the device that its backend needs."""
+    """Return a sum over the processes of torch.distributed, through the device that its backend needs."""
     import flashy
 
     def total(tensor: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ def sum_over_ranks(device: torch.device | str) -> SumOverRanks:
 
 
 def gather_scores(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Scores of the clips of all ranks, by the clips' names."""
+    """Return scores of the clips of all ranks, by the clips' names."""
     import flashy
 
     parts = [scores]

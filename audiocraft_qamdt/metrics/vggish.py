@@ -39,7 +39,7 @@ def _mel(hertz: Tensor) -> Tensor:
 
 
 def log_mel_examples(audio: Tensor, mel: Tensor) -> Tensor:
-    """Log-mel examples [n, 96, 64] of mono audio [S] at 16 kHz; audio too short for one is repeated."""
+    """Return log-mel examples [n, 96, 64] of mono audio [S] at 16 kHz; audio too short for one is repeated."""
     needed = WINDOW + (FRAMES - 1) * HOP
     audio = audio.repeat(max(1, -(-needed // len(audio))))
     frames = audio.unfold(0, WINDOW, HOP) * torch.hann_window(WINDOW, device=audio.device)
@@ -76,7 +76,7 @@ class VGGish(nn.Module):
         )
 
     def forward(self, examples: Tensor) -> Tensor:
-        """Embeddings [n, dim] of log-mel examples [n, 96, 64]."""
+        """Return embeddings [n, dim] of log-mel examples [n, 96, 64]."""
         features = self.features(examples[:, None])  # [n, C, 6, 4]
         return self.embeddings(features.permute(0, 2, 3, 1).flatten(1))  # TensorFlow's order: channels last
 

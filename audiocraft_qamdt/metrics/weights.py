@@ -38,7 +38,7 @@ def weights_of(what: str, source: str, place: str) -> tp.Iterator[None]:
 
 
 def resolve(path: str) -> Path:
-    """A path, or `//reference/...` in AudioCraft's reference folder.
+    """Return a path, or `//reference/...` in AudioCraft's reference folder.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -53,7 +53,7 @@ def resolve(path: str) -> Path:
 
 
 def read_weights(checkpoint: str | None, url: str) -> dict[str, Tensor]:
-    """State dict from a file, or downloaded into torch's hub cache; data only, nothing in it is run.
+    """Return the state dict from a file, or downloaded into torch's hub cache; data only, nothing in it is run.
 
     Args:
         checkpoint: path or `//reference/...`; None = download.

@@ -88,18 +88,18 @@ class PlaygroundClassifier(nn.Module):
         return (power.clamp(min=1e-9).log10() + 5) / 2
 
     def from_log_mel(self, log_mel: Tensor) -> Prediction:
-        """Prediction for log-mel spectrograms [N, 64, T]."""
+        """Return the prediction for log-mel spectrograms [N, 64, T]."""
         features = self.features(log_mel[:, None])  # [N, 64, 4, T / 16]
         embedding = self.project(features.mean(dim=3).flatten(1))  # [N, 64]
         return Prediction(embedding, self.classes(embedding), self.faults(embedding))
 
     def forward(self, windows: Tensor) -> Prediction:
-        """Prediction for windows [N, S] of one second at 16 kHz, whose clips have unit power."""
+        """Return the prediction for windows [N, S] of one second at 16 kHz, whose clips have unit power."""
         return self.from_log_mel(self.log_mel(windows))
 
     @torch.no_grad()
     def classify(self, audio: Tensor, sample_rate: int) -> Prediction:
-        """Prediction for the windows of a clip [S], on the CPU, whatever its level and sample rate."""
+        """Return the prediction for the windows of a clip [S], on the CPU, whatever its level and sample rate."""
         return Prediction(*(value.cpu() for value in self(cut(audio, sample_rate).to(self.mel.device))))
 
 
@@ -109,7 +109,7 @@ def _block(channels: int, width: int) -> tuple[nn.Module, ...]:
 
 
 def cut(audio: Tensor, sample_rate: int) -> Tensor:
-    """Windows [N, 16000] of a clip [S], every half second, at unit power over the clip; a short clip is repeated."""
+    """Cut a clip [S] into windows [N, 16000], every half second, at unit power over the clip; repeat a short clip."""
     audio = julius.resample_frac(audio.float(), sample_rate, SAMPLE_RATE)
     audio = audio / audio.square().mean().sqrt().clamp(min=1e-5)
     size = round(WINDOW * SAMPLE_RATE)
@@ -118,7 +118,7 @@ def cut(audio: Tensor, sample_rate: int) -> Tensor:
 
 
 def load_classifier(path: str | Path = WEIGHTS, device: str = "cpu") -> PlaygroundClassifier:
-    """The classifier with weights from a file, those in the package by default.
+    """Return the classifier with weights from a file, those in the package by default.
 
     Raises:
         FileNotFoundError: when they are not there.
@@ -157,7 +157,7 @@ class Example(NamedTuple):
 
 
 def examples(seed: int, pieces: int, seconds: float = CLIP_SECONDS) -> Iterator[Example]:
-    """Each piece twice: clean, and with a fault of any kind at any severity."""
+    """Return each piece twice: clean, and with a fault of any kind at any severity."""
     for index in range(pieces):
         piece, draw = compose(seed, index), np.random.default_rng((seed, index, 5))
         audio, label = render(piece, seconds, SAMPLE_RATE), CLASSES.index(f"{piece.genre} with {piece.lead}")
@@ -173,7 +173,7 @@ def _as_file(audio: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def _training_set(classifier: PlaygroundClassifier, seed: int, pieces: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-mel spectrograms [N, 64, T] of all windows, classes [N] and severities [N, faults]."""
+    """Return log-mel spectrograms [N, 64, T] of all windows, classes [N] and severities [N, faults]."""
     spectrograms, labels, severities = [], [], []
     for example in tqdm(examples(seed, pieces), "playground", 2 * pieces, unit="clip"):
         windows = cut(example.audio, SAMPLE_RATE)[::2]  # those that do not overlap

@@ -44,7 +44,7 @@ class Faults:
     stop: float = 0.0
 
     def curve(self, points: int) -> np.ndarray:
-        """Severity at the middles of so many equal parts of the track."""
+        """Return the severity at the middles of so many equal parts of the track."""
         return self.start + (self.stop - self.start) * (np.arange(points) + 0.5) / points
 
 
@@ -66,7 +66,7 @@ def draw_faults(seed: int, index: int, degraded: float = 0.7) -> Faults:
 def make_track(
     seed: int, index: int, duration: float, sample_rate: int, degraded: float = 0.7
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """A track and its sidecar; the same arguments give the same track.
+    """Return a track and its sidecar; the same arguments give the same track.
 
     Args:
         duration: seconds.
@@ -90,7 +90,7 @@ def _levelled(audio: np.ndarray) -> np.ndarray:
 
 
 def to_pcm16(audio: np.ndarray) -> np.ndarray:
-    """Samples within ±1 as the int16 of a file."""
+    """Return the samples within ±1 as the int16 of a file."""
     return np.round(audio * 32767).astype(np.int16)
 
 
@@ -183,7 +183,7 @@ def _check_recipe(folder: Path, recipe: dict[str, Any]) -> None:
 
 
 def _divide(tracks: int, splits: Mapping[str, float]) -> dict[str, range]:
-    """Consecutive indices for each split, as close to its share as whole tracks allow."""
+    """Return consecutive indices for each split, as close to its share as whole tracks allow."""
     if tracks < len(splits) or not splits or min(splits.values()) <= 0:
         raise ValueError(f"{tracks} tracks cannot fill {dict(splits)}: each split needs a share above 0 and a track")
     shares = np.array(list(splits.values())) / sum(splits.values())
@@ -224,7 +224,7 @@ def degraded_examples(
     seconds: int = 2,
     sample_rate: int = 16000,
 ) -> Iterator[tuple[str, float, Tensor]]:
-    """Pieces of playground music, degraded by each kind at each severity, to calibrate and to test predictors.
+    """Return pieces of playground music, degraded by each kind at each severity, to calibrate and to test predictors.
 
     Yields:
         kind, severity, and windows [seconds, sample_rate] of one second each.

@@ -54,7 +54,7 @@ def _gain(decibels: np.ndarray, severity: np.ndarray) -> np.ndarray:
 
 
 def _noise(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """White noise, 48 to 6 dB below the music."""
+    """Add white noise, 48 to 6 dB below the music."""
     noise = generator.standard_normal(len(audio), np.float32)
     return audio + _level(audio) * _gain(42 * severity - 48, severity) * noise
 

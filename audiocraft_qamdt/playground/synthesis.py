@@ -140,12 +140,12 @@ class Piece:
 
 
 def tempo_word(bpm: float) -> str:
-    """ "slow", "steady" or "fast"."""
+    """Return "slow", "steady" or "fast"."""
     return next(word for limit, word in TEMPO_WORDS if bpm < limit)
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption can hold, sorted."""
+    """Return every word that a caption can hold, sorted."""
     texts = [*GENRES, *INSTRUMENTS, *RHYTHMS, *TEMPLATES, *(mood for genre in GENRES.values() for mood in genre.moods)]
     words = {word for text in texts for word in text.replace(",", "").split() if not word.startswith("{")}
     return sorted(words | {word for _, word in TEMPO_WORDS} | {"and"})
@@ -286,7 +286,7 @@ def _hits(piece: Piece, bars: int) -> Iterator[tuple[float, str, float]]:
 
 
 def _fall(time: np.ndarray, seconds: float) -> np.ndarray:
-    """A decay by 60 dB in so many seconds."""
+    """Return a decay by 60 dB in so many seconds."""
     return np.exp(np.maximum(time, 0) * np.float32(-math.log(1000) / seconds))
 
 

@@ -68,7 +68,7 @@ class AnnotateReport:
     statistics: QualityStatistics | None = None
 
     def lines(self) -> list[str]:
-        """The report as text, one line per file that could not be read."""
+        """Return the report as text, one line per file that could not be read."""
         seconds = max(self.seconds, 1e-9)
         lines = [
             f"{self.manifest}: {self.scored} tracks scored, {self.skipped} before, {len(self.unreadable)} unreadable",
@@ -232,7 +232,7 @@ def _read_track(path: str, predictor: Predictor) -> Track:
 
 
 def windows_for(predictor: Predictor, audio: Tensor, sample_rate: int) -> tuple[list[Tensor], int]:
-    """Windows of audio [C, S] as a predictor takes them, mono and at its sample rate; and that rate in Hz."""
+    """Return windows of audio [C, S] as a predictor takes them, mono and at its sample rate; and that rate in Hz."""
     from audiocraft.data.audio_utils import convert_audio
 
     wanted = predictor.sample_rate or sample_rate
@@ -241,13 +241,13 @@ def windows_for(predictor: Predictor, audio: Tensor, sample_rate: int) -> tuple[
 
 
 def score_clip(predictor: Predictor, audio: Tensor, sample_rate: int) -> Tensor:
-    """p-MOS [K] of the windows of audio [C, S], on the CPU."""
+    """Return p-MOS [K] of the windows of audio [C, S], on the CPU."""
     windows, wanted = windows_for(predictor, audio, sample_rate)
     return predictor.score(torch.stack(windows), wanted).cpu()
 
 
 def cut_windows(audio: Tensor, sample_rate: int, window: float, hop: float) -> list[Tensor]:
-    """Windows centred on `(i + 0.5) * hop` seconds, for every such centre inside the track.
+    """Return windows centred on `(i + 0.5) * hop` seconds, for every such centre inside the track.
 
     A window that would stick out is moved inside, because zeros are not music; a track shorter than the window is
     repeated until it fills one.

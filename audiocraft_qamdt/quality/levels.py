@@ -47,7 +47,7 @@ class QualityStatistics:
 
     @classmethod
     def from_scores(cls, scores: Sequence[float], predictor: str, version: str, unscored: int = 0) -> QualityStatistics:
-        """Statistics of the p-MOS of scored tracks, with 101 quantiles.
+        """Return statistics of the p-MOS of scored tracks, with 101 quantiles.
 
         Raises:
             ValueError: without a single score.
@@ -59,7 +59,7 @@ class QualityStatistics:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], source: str | Path) -> QualityStatistics:
-        """Statistics from the content of `quality.json`.
+        """Return statistics from the content of `quality.json`.
 
         Raises:
             ValueError: naming `source` and the field that is missing or has an impossible value.
@@ -88,11 +88,11 @@ class QualityStatistics:
         return cls.from_dict(fields, path)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `quality.json`."""
+        """Return the content of `quality.json`."""
         return asdict(self)
 
     def quantile(self, share: float) -> float:
-        """p-MOS that `share` (0 to 1) of the tracks stay below, by linear interpolation."""
+        """Return p-MOS that `share` (0 to 1) of the tracks stay below, by linear interpolation."""
         return float(np.interp(share, np.linspace(0, 1, len(self.quantiles)), self.quantiles))
 
 
@@ -139,7 +139,7 @@ class Cut(Protocol):
     """Threshold between one class of p-MOS and the next."""
 
     def value(self, statistics: QualityStatistics) -> float:
-        """The smallest p-MOS that belongs to the upper class."""
+        """Return the smallest p-MOS that belongs to the upper class."""
         ...
 
 
@@ -156,7 +156,7 @@ class Sigma:
     above: bool = False
 
     def value(self, statistics: QualityStatistics) -> float:
-        """The smallest p-MOS that belongs to the upper class."""
+        """Return the smallest p-MOS that belongs to the upper class."""
         cut = statistics.mean + self.multiple * max(statistics.std, SMALLEST_STD)
         return math.nextafter(cut, math.inf) if self.above else cut
 
@@ -168,7 +168,7 @@ class Share:
     share: float
 
     def value(self, statistics: QualityStatistics) -> float:
-        """The smallest p-MOS that belongs to the upper class."""
+        """Return the smallest p-MOS that belongs to the upper class."""
         return statistics.quantile(self.share)
 
 
@@ -179,7 +179,7 @@ class Part:
     part: float
 
     def value(self, statistics: QualityStatistics) -> float:
-        """The smallest p-MOS that belongs to the upper class."""
+        """Return the smallest p-MOS that belongs to the upper class."""
         worst, best = statistics.quantile(0.02), statistics.quantile(0.98)
         return worst + self.part * (best - worst)
 
@@ -218,7 +218,7 @@ class LevelRule:
     centres: tuple[float, ...]
 
     def level(self, pmos: float) -> int:
-        """Level 1 to 5 of a p-MOS.
+        """Return the level 1 to 5 of a p-MOS.
 
         Raises:
             ValueError: when the p-MOS is NaN.
@@ -226,15 +226,15 @@ class LevelRule:
         return LEVELS[_class_of(pmos, self.boundaries)]
 
     def levels(self, curve: Iterable[float]) -> list[int]:
-        """Level of each p-MOS of a curve."""
+        """Return the level of each p-MOS of a curve."""
         return [self.level(pmos) for pmos in curve]
 
     def prefix(self, pmos: float) -> str:
-        """ "low", "medium" or "high": the word that `prefixed` puts before a description."""
+        """Return "low", "medium" or "high": the word that `prefixed` puts before a description."""
         return WORDS[_class_of(pmos, self.word_boundaries)]
 
     def centre(self, level: int) -> float:
-        """The p-MOS that stands for a level, for inference: `rule.level(rule.centre(n)) == n`.
+        """Return the p-MOS that stands for a level, for inference: `rule.level(rule.centre(n)) == n`.
 
         Raises:
             ValueError: when the level is not one of 1 to 5.
@@ -244,12 +244,12 @@ class LevelRule:
         return self.centres[level - 1]
 
     def level_prefix(self, level: int) -> str:
-        """Prefix word of an integer level, for inference: the word at the level's centre."""
+        """Return the prefix word of an integer level, for inference: the word at the level's centre."""
         return self.prefix(self.centre(level))
 
 
 def level_rule(preset: str, statistics: QualityStatistics) -> LevelRule:
-    """The rule named `preset` (a key of `PRESETS`) for a data set with these statistics.
+    """Return the rule named `preset` (a key of `PRESETS`) for a data set with these statistics.
 
     Raises:
         ValueError: for an unknown preset, or where the statistics leave a level no p-MOS (equal quantiles).
@@ -267,12 +267,12 @@ def level_rule(preset: str, statistics: QualityStatistics) -> LevelRule:
 
 
 def prefixed(description: str | None, word: str) -> str:
-    """The description with its quality prefix, as the paper writes it: "high quality, " before the text."""
+    """Return the description with its quality prefix, as the paper writes it: "high quality, " before the text."""
     return f"{word} quality, {description}" if description else f"{word} quality"
 
 
 def unprefixed(description: str) -> str | None:
-    """The inverse of `prefixed`: the description without its prefix, None where nothing else is there."""
+    """Undo `prefixed`: return the description without its prefix, None where nothing else is there."""
     return description.partition(" quality")[2].removeprefix(", ") or None
 
 

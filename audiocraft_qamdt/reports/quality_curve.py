@@ -55,7 +55,7 @@ class Points:
         return self.scores.mean(0).tolist()
 
     def band(self) -> tuple[list[float], list[float]]:
-        """95 % confidence interval of each mean, by resampling clips (Efron's percentile bootstrap)."""
+        """Return the 95 % confidence interval of each mean, by resampling clips (Efron's percentile bootstrap)."""
         draws = np.random.default_rng(0).integers(len(self.scores), size=(RESAMPLES, len(self.scores)))
         means = self.scores[draws].mean(1)  # [RESAMPLES, K]
         low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)

@@ -146,7 +146,7 @@ def _loss(runs: list[Run], out: Path) -> Path:
 
 
 def _metrics(runs: list[Run], out: Path) -> list[Path]:
-    """A plot for each metric that some run has of more than one epoch."""
+    """Return a plot for each metric that some run has of more than one epoch."""
     drawn = []
     names = {key: None for run in runs for values in evaluations(run.history).values() for key in values}
     for name in names:

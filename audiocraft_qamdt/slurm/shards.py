@@ -55,7 +55,7 @@ class Sharded:
 
 
 def parse_shard(text: str) -> Shard:
-    """The shard that "i/n" stands for.
+    """Return the shard that "i/n" stands for.
 
     Raises:
         argparse.ArgumentTypeError: saying what is wrong with it.
@@ -72,7 +72,7 @@ def parse_shard(text: str) -> Shard:
 
 
 def take_shard(rows: Sequence[Row], shard: Shard) -> Sequence[Row]:
-    """The rows of a shard: every n-th from the i-th on.
+    """Return the rows of a shard: every n-th from the i-th on.
 
     Raises:
         ValueError: where there is no such shard.
@@ -167,7 +167,7 @@ class ShardJob:
 
 
 def slurm_parameters(args: argparse.Namespace) -> dict[str, tp.Any]:
-    """submitit's parameters: the options, else the team's, else `DEFAULTS`.
+    """Return submitit's parameters: the options, else the team's, else `DEFAULTS`.
 
     Raises:
         ValueError: for an option that `slurm` of the team's file has and this module does not know.

@@ -46,7 +46,7 @@ def job_defaults() -> dict[str, tp.Any]:
 
 
 def training_parameters(recipe: Mapping[str, tp.Any]) -> dict[str, tp.Any]:
-    """Dora's SLURM configuration for a training.
+    """Return Dora's SLURM configuration for a training.
 
     Args:
         recipe: the config's `slurm`, in Dora's names, for what is set nowhere else.

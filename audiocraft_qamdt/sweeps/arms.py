@@ -90,7 +90,7 @@ class Statistic(tp.NamedTuple):
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def relative(self, baseline: Statistic) -> float | None:
-        """By how many % the mean is above the baseline's; None = that one is zero."""
+        """Return by how many % the mean is above the baseline's; None = that one is zero."""
         return (self.mean - baseline.mean) / abs(baseline.mean) * 100 if baseline.mean else None
 
     def overlaps(self, other: Statistic) -> bool | None:
@@ -155,7 +155,7 @@ class Sweep:
         return max(means) if more else min(means)
 
     def arm(self, text: str) -> Arm:
-        """The arm of that name, or the only one whose name holds the text.
+        """Return the arm of that name, or the only one whose name holds the text.
 
         Raises:
             ValueError: there is none, or there are several.
@@ -212,7 +212,7 @@ def _read(main: tp.Any, link: Path) -> GridRun:
 
 
 def _given(xp: tp.Any) -> dict[str, str]:
-    """Overrides that the experiment was started with, but for those that do not change what it computes."""
+    """Return overrides that the experiment was started with, but for those that do not change what it computes."""
     pairs = (argument.lstrip("+").split("=", 1) for argument in xp.argv if "=" in argument)
     return {key: value.strip("'\"") for key, value in pairs if not xp.dora.is_excluded(key)}
 
@@ -271,7 +271,7 @@ def make_sweep(name: str, runs: list[GridRun], *, unfinished: bool = False) -> S
 
 
 def _name(runs: list[GridRun]) -> tuple[list[Arm], dict[str, tp.Any]]:
-    """Arms, still empty, for runs that differ in more than seeds, and what they have in common.
+    """Return arms, still empty, for runs that differ in more than seeds, and what they have in common.
 
     They are named by what they were started with. A choice that some did not make counts only where nothing else tells
     them apart (two grids may start one experiment, each naming what it varies), and the whole configuration after that.

@@ -18,7 +18,7 @@ TEXT_TOKENS = 32
 
 
 def forward_flops(model: MaskedDiffusionTransformer, frames: int, mask: TokenMask | None = None) -> int:
-    """Floating point operations of matrix products and attention in one forward pass, as PyTorch counts them.
+    """Count the operations of matrix products and attention in one forward pass, as PyTorch does.
 
     Args:
         model: on the meta device: nothing is computed.

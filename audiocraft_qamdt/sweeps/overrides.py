@@ -15,7 +15,7 @@ ERRORS = (HydraException, OmegaConfBaseException, AssertionError, ValueError)
 
 
 def checked(main: tp.Any, argv: tp.Sequence[str]) -> tp.Any:
-    """Dora's experiment with these overrides.
+    """Return Dora's experiment with these overrides.
 
     Args:
         main: decorated by Dora.
@@ -53,7 +53,7 @@ def check_kinds(main: tp.Any, xp: tp.Any) -> None:
 
 @functools.lru_cache(maxsize=64)  # hundreds of runs of a grid share a few recipes
 def _chosen(main: tp.Any, choices: tuple[str, ...]) -> tp.Any:
-    """The config with these choices of files and nothing else changed."""
+    """Return the config with these choices of files and nothing else changed."""
     return main.get_xp(choices).cfg
 
 

@@ -140,7 +140,7 @@ class LocalSheep(Sheep):
             )
 
     def tail(self, lines: int = 12) -> list[str]:
-        """Last lines of the log."""
+        """Return the last lines of the log."""
         if not self.log.exists():
             return []
         with open(self.log, "rb") as log:

@@ -108,7 +108,7 @@ COMPARED = "Difference of the means, and whether the intervals of ±1 standard d
 
 
 def markdown(sweep: Sweep, reference: Arm | None = None, drawn: tp.Sequence[Path] = ()) -> list[str]:
-    """The report's lines in Markdown; pictures are taken to be beside it."""
+    """Return the report's lines in Markdown; pictures are taken to be beside it."""
     common = " ".join(f"`{key}={value}`" for key, value in sweep.common.items())
     lines = [f"# Grid {sweep.name}", "", _headline(sweep), "", *pages.markdown_table(*means(sweep)), ""]
     if common:
@@ -142,7 +142,7 @@ def _html(sweep: Sweep, reference: Arm | None, drawn: tp.Sequence[Path]) -> tp.I
 
 
 def _arm_rows(sweep: Sweep, reference: Arm | None) -> tp.Iterator[dict[str, tp.Any]]:
-    """A row for each arm and metric."""
+    """Return a row for each arm and metric."""
     for arm in sweep.arms:
         for metric, found in arm.metrics.items():
             more = more_is_better(metric)
@@ -157,7 +157,7 @@ def _arm_rows(sweep: Sweep, reference: Arm | None) -> tp.Iterator[dict[str, tp.A
 
 
 def _run_rows(sweep: Sweep) -> tp.Iterator[dict[str, tp.Any]]:
-    """A row for each run."""
+    """Return a row for each run."""
     counted = [(arm.name, run, 1) for arm in sweep.arms for run in arm.runs]
     for name, run, counts in counted + [(name, run, 0) for name, run in sweep.left_out]:
         seed = "" if run.config is None else run.seed
@@ -223,5 +223,5 @@ def mask_curves(sweep: Sweep, metric: str) -> dict[str, list[plots.Point]]:
 
 
 def _label(arm: Arm) -> str:
-    """An arm's values alone: there is no room for keys in a picture, and they are all arms' the same."""
+    """Return an arm's values alone: a picture has no room for keys, and all arms have the same."""
     return " ".join(map(str, arm.settings.values())) or arm.name

@@ -72,7 +72,7 @@ class Options:
 
 
 def find_explorer(main: tp.Any, name: str) -> Explorer:
-    """Explorer of a grid file of `dora.grid_package`, from the working directory or else this checkout.
+    """Return the explorer of a grid file of `dora.grid_package`, from the working directory or else this checkout.
 
     Raises:
         ValueError: there is no such file, or no explorer in it.
@@ -91,7 +91,7 @@ def find_explorer(main: tp.Any, name: str) -> Explorer:
 
 
 def grid_names(root: Path) -> list[str]:
-    """Names of the grid files under a folder; those with an underscore are none."""
+    """Return names of the grid files under a folder; those with an underscore are none."""
     paths = (path.relative_to(root).with_suffix("") for path in root.rglob("*.py") if not path.name.startswith("_"))
     return sorted(".".join(path.parts) for path in paths)
 
@@ -102,7 +102,7 @@ class _LocalShepherd(Shepherd):
 
 
 def collect(main: tp.Any, explorer: Explorer) -> list[LocalSheep]:
-    """All experiments of a grid, each once.
+    """Return all experiments of a grid, each once.
 
     Raises:
         ValueError: naming an override that is none of the config.
@@ -209,7 +209,7 @@ class Runner:
                 self.screen.event(f"started {self.label(one)}{where}, log {one.log}")
 
     def _free(self) -> list[str]:
-        """Places where nothing of this grid runs, started by us or by another runner of this machine."""
+        """Return places where nothing of this grid runs, started by us or by another runner of this machine."""
         taken = Counter(one.place for one in self.sheep if one.running)
         owners = (one.owner() for one in self.sheep if not one.running)
         host = os.uname().nodename
@@ -217,12 +217,12 @@ class Runner:
         return list((Counter(self.options.places) - taken).elements())
 
     def label(self, one: LocalSheep) -> str:
-        """Signature and name of an experiment, without what all of the grid have in common."""
+        """Return the signature and name of an experiment, without what all of the grid have in common."""
         names, _ = self.main.get_names([other.xp for other in self.sheep])
         return f"{one.xp.sig} {names[self.sheep.index(one)]}".rstrip()
 
     def table(self) -> list[str]:
-        """The lines of Dora's table."""
+        """Return the lines of Dora's table."""
         lines: list[str] = []
 
         def collect_line(*parts: tp.Any, **_: tp.Any) -> None:
@@ -255,14 +255,14 @@ class Screen:
         self._shown: tp.Any = None
 
     def event(self, *lines: str) -> None:
-        """Something happened."""
+        """Print lines about an event."""
         stamped = [f"[{time.strftime('%H:%M:%S')}] {lines[0]}", *(f"    {line}" for line in lines[1:])]
         self._events = [*self._events, *stamped][-20:]
         self._shown = None
         self.say(stamped)
 
     def show(self, runner: Runner, last: bool = False) -> None:
-        """The table, if it is to be shown now."""
+        """Print the table if it is due."""
         if not self.terminal and not last:
             return
         progress = runner.progress()

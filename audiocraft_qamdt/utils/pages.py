@@ -31,7 +31,7 @@ class Cell(tp.NamedTuple):
 
 
 def html_table(head: tp.Sequence[str], rows: tp.Iterable[tp.Sequence[Cell]]) -> str:
-    """A table that scrolls sideways where it is wider than the page."""
+    """Return a table that scrolls sideways where it is wider than the page."""
     lines = [f"<tr>{''.join(f'<th>{html.escape(text)}</th>' for text in head)}</tr>"]
     lines += [f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in rows]
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
@@ -43,7 +43,7 @@ def _html_cell(cell: Cell) -> str:
 
 
 def markdown_table(head: tp.Sequence[str], rows: tp.Iterable[tp.Sequence[Cell]]) -> list[str]:
-    """The lines of the same table in Markdown."""
+    """Return the lines of the same table in Markdown."""
     lines = [
         list(head),
         ["---", *["---:"] * (len(head) - 1)],
@@ -58,7 +58,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def embed(content: bytes, kind: str) -> str:
-    """Content as the address of an element, of a MIME type such as image/png."""
+    """Return the content as the address of an element, of a MIME type such as image/png."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 

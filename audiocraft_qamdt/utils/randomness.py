@@ -16,7 +16,7 @@ def keyed_seed(*key: int | str) -> int:
 
 
 def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator on `device`, seeded by `keyed_seed(*key)`."""
+    """Return a fresh generator on `device`, seeded by `keyed_seed(*key)`."""
     return torch.Generator(device).manual_seed(keyed_seed(*key))
 
 

@@ -67,7 +67,7 @@ def _decibels(power: Tensor) -> Tensor:
 
 
 def missing_octaves(windows: Windows) -> Tensor:
-    """Octaves [B] that are not audible, on average over time: lost treble, holes in the spectrum, gaps.
+    """Return octaves [B] that are not audible, on average over time: lost treble, holes in the spectrum, gaps.
 
     The octave above 8 kHz counts for `TOP_OCTAVE`: much music has little there.
     """
@@ -77,7 +77,7 @@ def missing_octaves(windows: Windows) -> Tensor:
 
 
 def noise_floor(windows: Windows) -> Tensor:
-    """Level [B] in dB that a twentieth of the cells stay under, in the octave where that is lowest.
+    """Return the level [B] in dB that a twentieth of the cells stay under, in the octave where that is lowest.
 
     Noise lies under all octaves, dense music seldom does. Of noise, half of the cells stay 11.3 dB above that level
     or more (their power is distributed exponentially); where it is much more, the octave holds music, not noise.
@@ -95,12 +95,12 @@ def noise_floor(windows: Windows) -> Tensor:
 
 
 def clipped_share(windows: Windows) -> Tensor:
-    """Share [B] of samples within 2 % of the peak, as a decimal logarithm."""
+    """Return the share [B] of samples within 2 % of the peak, as a decimal logarithm."""
     return torch.log10((windows.audio.abs() >= 0.98 * windows.peak[:, None]).float().mean(1))
 
 
 def hum_level(windows: Windows) -> Tensor:
-    """Level [B] in dB under which harmonics of the mains never fall, averaged over five.
+    """Return the level [B] in dB under which harmonics of the mains never fall, averaged over five.
 
     Only what sticks out of what lies half a harmonic beside counts, so that bass notes count less.
     """
@@ -118,13 +118,13 @@ def hum_level(windows: Windows) -> Tensor:
 
 
 def quantisation_step(windows: Windows) -> Tensor:
-    """Usual distance [B] between neighbouring sample values, in octaves under the peak."""
+    """Return the usual distance [B] between neighbouring sample values, in octaves under the peak."""
     steps = (windows.audio / windows.peak[:, None]).sort(1).values.diff(dim=1)
     return steps.masked_fill(steps < 1e-6, torch.nan).nanmedian(1).values.nan_to_num(1).log2()
 
 
 def lost_dynamics(windows: Windows) -> Tensor:
-    """Power [B] in dB relative to the peak: 0 where no dynamic range is left."""
+    """Return the power [B] in dB relative to the peak: 0 where no dynamic range is left."""
     return -_decibels(windows.peak.square())
 
 
@@ -135,7 +135,7 @@ def lost_bass(windows: Windows) -> Tensor:
 
 
 def held_samples(windows: Windows) -> Tensor:
-    """Share [B] of samples that differ from the one before, as a negative decimal logarithm."""
+    """Return the share [B] of samples that differ from the one before, as a negative decimal logarithm."""
     return -torch.log10((windows.audio.diff(dim=1).abs() > 1e-7).float().mean(1) + 1e-4)
 
 
@@ -289,7 +289,7 @@ KNOTS: dict[str, list[tuple[float, float]]] = {
 
 
 def measure(audio: Tensor, sample_rate: int) -> dict[str, Tensor]:
-    """Every measurement [B] of windows [B, S]."""
+    """Return every measurement [B] of windows [B, S]."""
     power = audio.square().mean(1, keepdim=True).clamp(min=SILENCE**2)
     windows = Windows(audio / power.sqrt(), sample_rate)
     return {name: function(windows) for name, function in MEASUREMENTS.items()}
@@ -305,7 +305,7 @@ def calibrate(
     examples: Iterable[tuple[str, float, Tensor]],
     sample_rate: int,
 ) -> dict[str, list[tuple[float, float]]]:
-    """The table `KNOTS`, from audio degraded by known severities.
+    """Return the table `KNOTS`, from audio degraded by known severities.
 
     Args:
         examples: kind, severity and windows [B, S] of degraded audio; every kind at the same severities.
@@ -327,7 +327,7 @@ def calibrate(
 
 
 def _rising(values: list[float], severities: list[float]) -> list[tuple[float, float]]:
-    """The points whose value exceeds all before; the last has the highest severity."""
+    """Return the points whose value exceeds all before; the last has the highest severity."""
     points: list[tuple[float, float]] = []
     for value, severity in zip((round(value, 2) for value in values), severities, strict=True):
         if not points or value > points[-1][0]:
@@ -360,7 +360,7 @@ class Acoustic:
 
     @torch.no_grad()
     def score(self, audio: Tensor, sample_rate: int) -> Tensor:
-        """p-MOS of each window, 5 minus 4 times its severity; 1 where there is silence.
+        """Return p-MOS of each window, 5 minus 4 times its severity; 1 where there is silence.
 
         Args:
             audio: mono windows [B, S], full scale ±1.

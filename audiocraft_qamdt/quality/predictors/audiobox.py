@@ -45,7 +45,7 @@ class Audiobox:
 
     @torch.no_grad()
     def score(self, audio: Tensor, sample_rate: int) -> Tensor:
-        """p-MOS [B] of mono windows [B, S]."""
+        """Return p-MOS [B] of mono windows [B, S]."""
         wav = audio.to(self.device, torch.float32)[:, None]  # [B, 1, S]
         raw = self.model({"wav": wav, "mask": torch.ones_like(wav, dtype=torch.bool)})[self.axis].float()  # [B]
         target = self.model.target_transform[self.axis]

@@ -45,12 +45,12 @@ class Predictor(Protocol):
     hop: float
 
     def score(self, audio: Tensor, sample_rate: int) -> Tensor:
-        """p-MOS [B], 1 to 5, of mono windows [B, S] with a full scale of ±1."""
+        """Return p-MOS [B], 1 to 5, of mono windows [B, S] with a full scale of ±1."""
         ...
 
 
 def predictor_names() -> list[str]:
-    """Names that `load_predictor` knows: the built-in ones and those of installed packages."""
+    """Return names that `load_predictor` knows: the built-in ones and those of installed packages."""
     return sorted(_known())
 
 
@@ -90,7 +90,7 @@ def load_predictor(name: str, device: str = "auto") -> Predictor:
 
 
 def onto_pmos(scores: Tensor, low: float, high: float) -> Tensor:
-    """Scores on a scale from `low` to `high`, linearly onto 1 to 5; what lies beyond its scale is cut off."""
+    """Return scores on a scale from `low` to `high`, linearly onto 1 to 5; what lies beyond its scale is cut off."""
     return (1 + 4 * (scores - low) / (high - low)).clamp(1, 5)
 
 
@@ -104,7 +104,7 @@ def digest(path: Path) -> str:
 
 
 def missing_extra(extra: str) -> RuntimeError:
-    """The error for a predictor whose package is not installed."""
+    """Return the error for a predictor whose package is not installed."""
     return RuntimeError(f'this predictor needs a package: pip install "audiocraft_qamdt[{extra}]"')
 
 

@@ -25,5 +25,5 @@ class Constant:
         self.device = device
 
     def score(self, audio: Tensor, sample_rate: int) -> Tensor:
-        """The constant [B] for windows [B, S]."""
+        """Return the constant [B] for windows [B, S]."""
         return torch.full(audio.shape[:1], self.pmos, device=self.device)

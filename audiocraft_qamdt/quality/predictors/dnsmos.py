@@ -38,6 +38,6 @@ class Dnsmos:
         self.name, self.version = f"dnsmos/{which}", version("speechmos")
 
     def score(self, audio: Tensor, sample_rate: int) -> Tensor:
-        """p-MOS [B] of mono windows [B, S]."""
+        """Return p-MOS [B] of mono windows [B, S]."""
         windows = audio.float().clamp(-1, 1).cpu().numpy()
         return torch.tensor([float(self.run(window, sample_rate)[self.key]) for window in windows]).clamp(1, 5)

@@ -31,7 +31,7 @@ class PlaygroundJudge:
 
     @torch.no_grad()
     def score(self, audio: Tensor, sample_rate: int) -> Tensor:
-        """p-MOS of each window, 1 plus 4 times what its faults leave: each takes its severity's share of the rest.
+        """Return each window's p-MOS: 1 plus 4 times what its faults leave; each takes its severity's share of it.
 
         Args:
             audio: mono windows [B, S] at 16 kHz.

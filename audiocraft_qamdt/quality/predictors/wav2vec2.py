@@ -52,7 +52,7 @@ class Wav2Vec2:
 
     @torch.no_grad()
     def score(self, audio: Tensor, sample_rate: int) -> Tensor:
-        """p-MOS [B] of mono windows [B, S]."""
+        """Return p-MOS [B] of mono windows [B, S]."""
         inputs = self.extractor(list(audio.cpu().numpy()), sampling_rate=sample_rate, return_tensors="pt")
         logits = self.model(**inputs.to(self.device)).logits.float()  # [B, labels]
         if not self.labels:
@@ -61,7 +61,7 @@ class Wav2Vec2:
 
 
 def _labels(config: Any, checkpoint: str) -> list[float]:
-    """The number that each label of a classifier stands for; none for a regression."""
+    """Return the number that each label of a classifier stands for; none for a regression."""
     if config.num_labels == 1:
         return []
     names = [config.id2label[index] for index in range(config.num_labels)]
