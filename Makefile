@@ -40,6 +40,7 @@ test: install
 
 lint: install
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # The manual as a site in site/, with the API reference; a broken link is an error. `make docs DOCS=serve` while writing.
