@@ -11,11 +11,11 @@ import http.client
 import io
 import json
 import logging
+import math
 import os
 import threading
 import time
-import urllib.error
-import urllib.request
+import urllib.parse
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,11 +25,12 @@ import numpy as np
 from torch import Tensor
 
 from ..utils.randomness import keyed_seed
+from .transport import post
 
 logger = logging.getLogger(__name__)
 
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
-LARGEST_ANSWER = 1 << 20  # bytes; a caption is a few hundred
+MOST_TOKENS = 10**9  # of one answer; more is no count
 LONGEST_WAIT = 120.0  # seconds between two attempts, whatever the server asks for
 
 
@@ -47,11 +48,6 @@ class _Retry(Exception):
         self.after = after
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None  # the key and the texts go where they were sent, and nowhere else
-
-
 @dataclass
 class Endpoint:
     """Address and limits of an OpenAI-compatible service.
@@ -60,12 +56,13 @@ class Endpoint:
         url: base, such as http://localhost:8000/v1; `/chat/completions` is added.
         model: the model's name there.
         key_env: environment variable that holds the API key; None = none is sent.
-        timeout: seconds until an attempt is given up, the answer's last byte included.
+        timeout: seconds until an attempt is given up, from the connection to the answer's last byte.
         retries: further attempts after the first.
         backoff: seconds before the first of them, doubled each time; a Retry-After of the server is respected.
         concurrency: requests at a time.
         requests_per_minute: None = no limit.
-        price: dollars per million tokens of (prompt, answer), by what the server says it used.
+        price: dollars per million tokens of (prompt, answer), by what the server says it used; what it does not say, or
+            not credibly, is counted as a token a byte.
         budget: dollars after which no request is sent (those under way end and count); None = no cap.
     """
 
@@ -83,15 +80,18 @@ class Endpoint:
     def __post_init__(self) -> None:
         if not self.url or not self.url.startswith(("http://", "https://")):
             raise ValueError(f"endpoint.url={self.url!r} must begin with http:// or https://")
+        if "@" in urllib.parse.urlsplit(self.url).netloc:
+            raise ValueError("endpoint.url holds a user or a password: name the key's variable in endpoint.key_env")
         if not self.model:
             raise ValueError("endpoint.model is not set: name the model that the endpoint serves")
+        if not all(math.isfinite(price) and price >= 0 for price in self.price):
+            raise ValueError(f"endpoint.price={list(self.price)}: give dollars per million tokens, 0 or more")
         if self.budget is not None and not any(self.price):
             raise ValueError("endpoint.budget needs endpoint.price, in dollars per million tokens of prompt and answer")
         if self.key_env and not os.environ.get(self.key_env):
             raise ValueError(f"endpoint.key_env={self.key_env}: that environment variable is not set")
         self.cost, self.requests = 0.0, 0
         self._lock, self._next = threading.Lock(), 0.0
-        self._opener = urllib.request.build_opener(_NoRedirect)
 
     def chat_each(
         self,
@@ -126,7 +126,7 @@ class Endpoint:
                 return self._attempt(body)
             except _Retry as error:
                 if attempt == self.retries:
-                    raise EndpointError(f"{self.url}: no answer in {attempt + 1} attempts, last: {error}") from error
+                    raise EndpointError(f"{self.url}: no answer in {attempt + 1} attempts, last: {error}") from None
                 logger.info("%s: %s, trying again", self.url, error)
                 self._pause(attempt, error.after)
         raise AssertionError("unreachable")
@@ -154,42 +154,62 @@ class Endpoint:
             headers["Authorization"] = f"Bearer {os.environ[self.key_env]}"
         url = f"{self.url.rstrip('/')}/chat/completions"
         try:
-            with self._opener.open(urllib.request.Request(url, body, headers), timeout=self.timeout) as response:
-                content = _read(response, time.monotonic() + self.timeout)
-        except urllib.error.HTTPError as error:
-            if error.code in RETRIED:
-                raise _Retry(f"status {error.code}", _retry_after(error.headers.get("Retry-After"))) from error
-            reason = error.read(500).decode("utf-8", "replace") if error.fp else ""
-            raise EndpointError(f"{url} refused the request: status {error.code} {' '.join(reason.split())}") from error
+            status, answered, content = post(url, body, headers, self.timeout)
         except (OSError, ValueError, http.client.HTTPException) as error:  # refused, cut off, too late, not HTTP
-            raise _Retry(f"{type(error).__name__}: {error}") from error
-        return self._answer(content)
+            raise _Retry(self._shown(f"{type(error).__name__}: {error}")) from None  # the cause may hold the key
+        if status in RETRIED:
+            raise _Retry(f"status {status}", _retry_after(answered.get("Retry-After")))
+        if status != 200:
+            raise EndpointError(f"{url} refused the request: status {status} {self._shown(content)}")
+        return self._answer(content, len(body))
 
-    def _answer(self, content: bytes) -> str:
+    def _answer(self, content: bytes, asked: int) -> str:
+        text, used = None, None
         try:
             answer = json.loads(content)
+            used = answer.get("usage")
             text = answer["choices"][0]["message"]["content"]
-            used = answer.get("usage") or {}
-            tokens = [int(used.get(key) or 0) for key in ("prompt_tokens", "completion_tokens")]
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise _Retry(f"not an answer of a chat endpoint: {content[:80]!r}") from error
-        with self._lock:
-            self.cost += sum(count * price / 1e6 for count, price in zip(tokens, self.price, strict=True))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            pass
+        self._pay(used, asked, len(content))
+        if text is None:
+            raise _Retry(f"not an answer of a chat endpoint: {self._shown(content, 80)!r}")
         if not isinstance(text, str):
-            raise _Retry(f"an answer without text: {content[:80]!r}")
+            raise _Retry(f"an answer without text: {self._shown(content, 80)!r}")
+        if used is not None and _tokens(used) is None:
+            raise _Retry(f"usage is no count of tokens: {self._shown(str(used), 80)}")
+        if self._key() and self._key() in text:
+            raise EndpointError(f"{self.url}: the answer repeats the API key, and is not kept")
         return text
 
+    def _pay(self, used: Any, asked: int, answered: int) -> None:
+        tokens = _tokens(used) if used is not None else None
+        if tokens is None:  # no token is shorter than a byte
+            tokens = (asked, answered) if self.budget is not None or used is not None else (0, 0)
+        with self._lock:
+            self.cost += sum(count * price / 1e6 for count, price in zip(tokens, self.price, strict=True))
 
-def _read(response: Any, deadline: float) -> bytes:
-    """Read the body within the deadline: a socket's own timeout starts again with every byte."""
-    parts: list[bytes] = []
-    while part := response.read1(1 << 16):
-        parts.append(part)
-        if sum(map(len, parts)) > LARGEST_ANSWER:
-            raise ValueError(f"an answer of more than {LARGEST_ANSWER} bytes")
-        if time.monotonic() > deadline:
-            raise TimeoutError("the answer did not end in time")
-    return b"".join(parts)
+    def _key(self) -> str:
+        return os.environ.get(self.key_env, "") if self.key_env else ""
+
+    def _shown(self, content: bytes | str, longest: int = 500) -> str:
+        """Return what a server sent for a message: without the key, on one line, without control characters."""
+        text = content.decode("utf-8", "replace") if isinstance(content, bytes) else content
+        key = self._key()
+        for form in {key, urllib.parse.quote(key), json.dumps(key)[1:-1], base64.b64encode(key.encode()).decode()}:
+            text = text.replace(form, "***") if form else text
+        text = "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
+        return text[:longest]
+
+
+def _tokens(used: Any) -> tuple[int, int] | None:
+    """Tokens of prompt and answer by a `usage`; None where it holds no counts."""
+    if not isinstance(used, dict):
+        return None
+    counts = [used.get(key) or 0 for key in ("prompt_tokens", "completion_tokens")]
+    if any(isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MOST_TOKENS for count in counts):
+        return None
+    return counts[0], counts[1]
 
 
 def _retry_after(value: str | None) -> float | None:
@@ -197,10 +217,14 @@ def _retry_after(value: str | None) -> float | None:
     if not value:
         return None
     try:
-        return max(float(value), 0.0)
+        seconds = float(value)
     except ValueError:
-        parsed = email.utils.parsedate_tz(value)
-        return None if parsed is None else max(email.utils.mktime_tz(parsed) - time.time(), 0.0)
+        try:
+            parsed = email.utils.parsedate_tz(value)
+            seconds = math.nan if parsed is None else email.utils.mktime_tz(parsed) - time.time()
+        except (ValueError, OverflowError, TypeError, IndexError):  # a date that no calendar has
+            return None
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_WAIT)
 
 
 def audio_message(audio: Tensor, sample_rate: int, prompt: str) -> list[dict[str, Any]]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import email.utils
 import io
+import json
+import socket
+import threading
 import time
 
 import pytest
@@ -12,7 +16,7 @@ import soundfile
 import torch
 
 from audiocraft_qamdt.captions.captioners import Clip, EndpointCaptioner
-from audiocraft_qamdt.captions.endpoint import BudgetSpent, Endpoint, EndpointError
+from audiocraft_qamdt.captions.endpoint import LONGEST_WAIT, BudgetSpent, Endpoint, EndpointError, _retry_after
 from audiocraft_qamdt.captions.language_models import EndpointLanguageModel, Prompt
 
 from .server import Reply, serve
@@ -103,6 +107,91 @@ def test_the_key_is_sent_and_never_shown(monkeypatch):
         assert "secret" not in str(raised.value)
 
 
+OK = b'{"choices": [{"message": {"content": "slow piano"}}], "usage": %s}'
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        b'{"prompt_tokens": 1e999}',
+        b'{"prompt_tokens": -5000000}',
+        b'{"completion_tokens": NaN}',
+        b'{"prompt_tokens": "1"}',
+    ]
+    + [b"[1, 2]", b'{"prompt_tokens": true}', b'{"prompt_tokens": 1%s}' % (b"0" * 400), b"7"],
+    ids=["infinite", "negative", "nan", "text", "list", "bool", "huge", "number"],
+)
+def test_usage_that_is_no_count_costs_a_token_a_byte_and_gives_no_caption(usage):
+    with serve(lambda body, number: Reply(body=OK % usage)) as server:
+        endpoint = Endpoint(server.url, **FAST, retries=1, price=(1.0, 1.0), budget=100.0)
+        with pytest.raises(EndpointError, match="usage is no count of tokens"):
+            endpoint.chat(QUESTION)
+        assert 0 < endpoint.cost < 0.01 and len(server.requests) == 2
+
+
+def test_a_server_that_says_no_usage_cannot_stretch_the_budget():
+    with serve(lambda body, number: Reply(body=OK % b"null")) as server:
+        endpoint = Endpoint(server.url, **FAST, price=(10.0, 10.0), budget=0.002, concurrency=1)
+        answers = endpoint.chat_each([QUESTION] * 5, [{}] * 5)
+        assert isinstance(answers[-1], BudgetSpent) and len(server.requests) < 5
+
+
+@pytest.mark.parametrize(
+    "after", ["nan", "-5", "Fri, 31 Dec 99999999999 23:59:59 GMT", "x" * 1000], ids=lambda text: text[:6]
+)
+def test_a_retry_after_that_means_nothing_is_not_obeyed(after):
+    def respond(body, number):
+        return Reply("yes") if number else Reply(status=429, headers={"Retry-After": after})
+
+    with serve(respond) as server:
+        start = time.monotonic()
+        assert Endpoint(server.url, **FAST).chat(QUESTION) == "yes" and time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("after", ["inf", "1e300", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_nobody_waits_until_the_year_9999(after):
+    assert _retry_after(after) == LONGEST_WAIT
+
+
+def test_a_deeply_nested_answer_is_no_answer():
+    with serve(lambda body, number: Reply(body=b"[" * 500_000)) as server:
+        with pytest.raises(EndpointError, match="not an answer of a chat endpoint"):
+            Endpoint(server.url, **FAST, retries=0).chat(QUESTION)
+
+
+@pytest.mark.parametrize("status", [200, 400], ids=["as the caption", "as the error"])
+def test_a_key_that_the_server_echoes_is_not_shown(monkeypatch, status):
+    monkeypatch.setenv("TEST_KEY", "secret-123")
+    body = json.dumps({"choices": [{"message": {"content": "x" * 490 + "Bearer secret-123"}}]}).encode()
+    with serve(lambda *_: Reply(status=status, body=body)) as server:
+        with pytest.raises(EndpointError) as raised:
+            Endpoint(server.url, **FAST, key_env="TEST_KEY", retries=0).chat(QUESTION)
+        assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_the_timeout_bounds_slow_headers_and_bodies(part, status):
+    server = socket.create_server(("127.0.0.1", 0))
+    head = f"HTTP/1.1 {status} OK\r\nContent-Length: 500\r\n".encode()
+
+    def drip() -> None:
+        connection, _ = server.accept()
+        with contextlib.suppress(OSError), connection:
+            connection.sendall(head + (b"\r\n" if part == "body" else b"X-A: "))
+            for _ in range(40):
+                connection.sendall(b"x")
+                time.sleep(0.1)
+
+    threading.Thread(target=drip, daemon=True).start()
+    start = time.monotonic()
+    with pytest.raises(EndpointError, match="did not end"):
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        Endpoint(url, "m", timeout=0.5, retries=0).chat(QUESTION)
+    assert time.monotonic() - start < 1.5
+    server.close()
+
+
 def test_redirects_are_not_followed():
     with serve(lambda body, number: Reply("elsewhere")) as other:
         moved = Reply(status=307, headers={"Location": f"{other.url}/chat/completions"})
@@ -115,11 +204,13 @@ def test_redirects_are_not_followed():
     "options, message",
     [
         ({"url": "localhost:8000"}, "must begin with http"),
+        ({"url": "http://me:secret@localhost/v1"}, "holds a user or a password"),
+        ({"price": (float("nan"), 0.0)}, "endpoint.price"),
         ({"model": None}, "endpoint.model is not set"),
         ({"budget": 1.0}, "needs endpoint.price"),
         ({"key_env": "NOT_SET_ANYWHERE"}, "environment variable is not set"),
     ],
-    ids=["url", "model", "price", "key"],
+    ids=["url", "password", "nan", "model", "price", "key"],
 )
 def test_settings_that_cannot_work_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
