@@ -98,7 +98,7 @@ class Endpoint:
         conversations: Sequence[list[dict[str, Any]]],
         options: Sequence[dict[str, Any]],
     ) -> list[str | EndpointError]:
-        """Answers to several conversations, some at a time; an error in the place of an answer that did not come."""
+        """Answer several conversations, some at a time; an error stands in the place of a missing answer."""
 
         def ask(messages: list[dict[str, Any]], chosen: dict[str, Any]) -> str | EndpointError:
             try:

@@ -163,7 +163,7 @@ def _runs(text: str, length: int) -> set[tuple[str, ...]]:
 
 
 def invented_names(text: str, inputs: Sequence[str]) -> list[str]:
-    """Names of persons in a text that no input has: capitalised words inside a sentence, or before what persons do.
+    """Find names of persons that no input has: capitalised words inside a sentence, or before what persons do.
 
     It is a rule of thumb on the safe side: what it takes for a name costs one rewritten caption.
     """

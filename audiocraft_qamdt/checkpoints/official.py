@@ -77,7 +77,7 @@ def import_official(
 
 
 def network_weights(state: Mapping[str, Tensor], ema: bool) -> dict[str, Tensor]:
-    """Weights of the network under the published class's own names, averaged ones where there are and `ema` wants them.
+    """Select the network's weights under the published class's names, averaged ones if `ema` and where there are any.
 
     The average is kept under the same names with the dots removed (LitEma of the latent diffusion code).
     """

@@ -114,7 +114,7 @@ def load(name: str | Path) -> TrainedModel:
 
 
 def download(hub_id: str, revision: str | None = None) -> Path:
-    """Folder of an export from the Hugging Face hub, fetched where it is not in the hub's cache.
+    """Return the folder of an export from the Hugging Face hub, downloaded where it is not in the hub's cache.
 
     Raises:
         FileNotFoundError: there is no such model, it is no export, or the hub cannot be reached.
@@ -135,7 +135,7 @@ def download(hub_id: str, revision: str | None = None) -> Path:
 
 
 def load_safely(path: Path, mmap: bool = False) -> dict[str, tp.Any]:
-    """`torch.load` of data only, on the CPU.
+    """Load a file with `torch.load`, data only, on the CPU.
 
     Raises:
         ValueError: naming the file, when it is damaged or holds code.

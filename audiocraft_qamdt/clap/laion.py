@@ -66,7 +66,7 @@ def load_laion_clap(path: str | Path, tokenizer: str = "roberta-base") -> tuple[
 
 
 def read_laion_clap(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint under transformers' names; what only laion-clap's training needs is among them."""
+    """Read a checkpoint's tensors under transformers' names, those that only laion-clap's training needs included."""
     state = read_clap_checkpoint(path)
     weights: dict[str, Tensor] = {}
     for name, tensor in state.items():

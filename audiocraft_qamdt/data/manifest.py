@@ -79,7 +79,7 @@ class Quality:
         return float(np.mean(inside or self.frames[self._nearest((start + stop) / 2)]))
 
     def curve(self, start: float, stop: float, frame_rate: float) -> list[float]:
-        """p-MOS of each latent frame of a segment: linear between windows, constant beyond the first and the last.
+        """Return the p-MOS of each latent frame of a segment: linear between windows, constant beyond the ends.
 
         Args:
             start, stop: the segment, in seconds.

@@ -74,7 +74,7 @@ class DiffusionObjective(nn.Module):
         return alpha * noise - sigma * latents
 
     def weights(self, timesteps: Tensor) -> Tensor:
-        """Loss weight of each item, [B]: min(SNR, γ) for the predicted quantity (arXiv 2303.09556, sec. 3.4)."""
+        """Return each item's loss weight, [B]: min(SNR, γ) for the predicted quantity (arXiv 2303.09556, sec. 3.4)."""
         signal = self.alphas_cumprod[timesteps]
         snr = signal / (1 - signal)
         if self.snr_gamma is None:

@@ -88,7 +88,7 @@ class Asked:
 def make_clips(
     model: QAMDT, name: str, asked: Asked, limits: Limits, folder: Path, progress: tp.Callable[[int, int], None]
 ) -> list[tuple[Path, Path]]:
-    """The clips asked for, each an audio file (its settings beside it) and the picture of its spectrogram.
+    """Generate the clips, each an audio file (its settings beside it) and the picture of its spectrogram.
 
     Args:
         folder: empty; the files are written there.
@@ -165,7 +165,7 @@ def build(model: QAMDT, name: str, limits: Limits, folder: Path) -> tp.Any:
 
 
 def _controls(gradio: tp.Any, model: QAMDT, limits: Limits) -> dict[str, tp.Any]:
-    """Inputs by the names of `Asked`'s fields, in their order."""
+    """Build the inputs by the names of `Asked`'s fields, in their order."""
     defaults = model.params
     seconds, steps = min(defaults.duration, limits.duration), min(defaults.steps, limits.steps)
     controls: dict[str, tp.Any] = {
@@ -191,7 +191,7 @@ def _controls(gradio: tp.Any, model: QAMDT, limits: Limits) -> dict[str, tp.Any]
 
 
 def _outputs(gradio: tp.Any, candidates: int) -> list[tp.Any]:
-    """A player and a picture for each clip there may be."""
+    """Build a player and a picture for each possible clip."""
     outputs = []
     for index in range(candidates):
         outputs.append(

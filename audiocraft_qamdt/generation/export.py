@@ -69,7 +69,7 @@ def export_model(name: str, out: str | Path, card: Card) -> Path:
 
 
 def check_audio(trained: store.TrainedModel) -> Tensor:
-    """A short clip for each of `CHECK_PROMPTS` and quality 1 and 5, [4, channels, S], on the CPU."""
+    """Generate a short clip for each of `CHECK_PROMPTS` and quality 1 and 5, [4, channels, S], on the CPU."""
     model = QAMDT.from_trained(replace(trained, cfg=trained.cfg.copy()), "cpu")
     segment = model.model.backbone.latent_frames / model.codec.frame_rate
     model.set_generation_params(steps=CHECK_STEPS, duration=segment, seed=0, num_candidates=1, quality=None, pmos=None)
@@ -77,7 +77,7 @@ def check_audio(trained: store.TrainedModel) -> Tensor:
 
 
 def _without_paths(cfg: DictConfig) -> DictConfig:
-    """The config without what names the machine that trained it."""
+    """Return the config without what names the machine that trained it."""
     cfg = tp.cast(DictConfig, OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
     for key in cfg.datasource:
         if isinstance(cfg.datasource[key], str):
@@ -106,7 +106,7 @@ def _add_parts(folder: Path, cfg: DictConfig) -> None:
 
 
 def model_card(card: Card, trained: store.TrainedModel) -> str:
-    """README.md of a model on the hub: licence, data, settings, and the metrics that its run ended with."""
+    """Write README.md of a model on the hub: licence, data, settings, and its run's last metrics."""
     from huggingface_hub import ModelCardData
 
     cfg, known = trained.cfg, trained.quality_statistics
@@ -158,7 +158,7 @@ def model_card(card: Card, trained: store.TrainedModel) -> str:
 
 
 def _metrics(history: list[dict[str, tp.Any]]) -> list[str]:
-    """The last values that each stage of the run logged, as a table."""
+    """Return the last values that each stage of the run logged, as a table."""
     last: dict[tuple[str, str], tuple[int, float]] = {}
     for epoch, stages in enumerate(history, 1):
         for stage, metrics in stages.items():

@@ -55,11 +55,11 @@ class LatentStatistics(nn.Module):
         self.count.fill_(count)
 
     def normalize(self, latents: Tensor) -> Tensor:
-        """Raw latents [B, C, T, F] to zero mean and unit variance."""
+        """Bring raw latents [B, C, T, F] to zero mean and unit variance."""
         return (latents - self.mean[None, :, None]) / self.std[None, :, None]
 
     def denormalize(self, latents: Tensor) -> Tensor:
-        """The inverse of `normalize`."""
+        """Undo `normalize`."""
         return latents * self.std[None, :, None] + self.mean[None, :, None]
 
 
@@ -103,7 +103,7 @@ class LatentCodec(nn.Module, ABC):
         return self.sample_rate / self.hop_length
 
     def num_frames(self, samples: int) -> int:
-        """T of `encode` for that many samples."""
+        """Return T, the latent frames that `encode` gives for that many samples."""
         return -(-samples // self.hop_length)
 
     def train(self, mode: bool = True) -> LatentCodec:
@@ -168,11 +168,11 @@ class LatentCodec(nn.Module, ABC):
 
     @abstractmethod
     def _encode(self, audio: Tensor) -> Tensor:
-        """Audio [B, channels, S] to raw latents [B, C, num_frames(S), F]."""
+        """Encode audio [B, channels, S] to raw latents [B, C, num_frames(S), F]."""
 
     @abstractmethod
     def _decode(self, latents: Tensor) -> Tensor:
-        """Raw latents [B, C, T, F] to audio [B, channels, about T * hop_length]."""
+        """Decode raw latents [B, C, T, F] to audio [B, channels, about T * hop_length]."""
 
     def _checked_audio(self, audio: Tensor) -> Tensor:
         if audio.dim() != 3 or audio.shape[1] != self.channels or 0 in audio.shape or not audio.is_floating_point():

@@ -74,7 +74,7 @@ def _sign(x: Tensor) -> Tensor:
 
 
 def half_normal(rows: int, columns: int, device: torch.device) -> Tensor:
-    """A table [rows, columns] of the absolute values of a normal distribution, always the same, none of them tiny.
+    """Return a table [rows, columns] of absolute values of a normal distribution, always the same, none tiny.
 
     Its ranks are the R2 sequence (M. Roberts, "The unreasonable effectiveness of quasirandom sequences", 2018): evenly
     spread over every part of the table, and nothing is drawn.

@@ -250,7 +250,7 @@ class MelVAECodec(LatentCodec):
 
 
 def build_vae(config: tp.Mapping[str, tp.Any]) -> AutoencoderKL:
-    """An AutoencoderKL with fresh weights from a CompVis `ddconfig`.
+    """Build an AutoencoderKL with fresh weights from a CompVis `ddconfig`.
 
     Raises:
         ValueError: attention outside the middle, or a deterministic encoder.
@@ -270,7 +270,7 @@ def build_vae(config: tp.Mapping[str, tp.Any]) -> AutoencoderKL:
 
 
 def build_vocoder(config: tp.Mapping[str, tp.Any]) -> SpeechT5HifiGan:
-    """A HiFi-GAN generator with fresh weights from its published JSON.
+    """Build a HiFi-GAN generator with fresh weights from its published JSON.
 
     Raises:
         ValueError: residual blocks of type 2.
@@ -296,7 +296,7 @@ def build_vocoder(config: tp.Mapping[str, tp.Any]) -> SpeechT5HifiGan:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file or of a torch checkpoint, nested dictionaries flattened to dotted names.
+    """Read the tensors of a .safetensors file or a torch checkpoint; flatten nested dictionaries to dotted names.
 
     Of a Lightning checkpoint its `state_dict`; torch.compile's `_orig_mod.` is dropped from the names.
 

@@ -124,7 +124,7 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def reference_moments(folder: str | Path, network: Network, cache: Path | None) -> Moments:
-    """Moments of a folder's embeddings, computed once for the same audio (whatever its names) and the same weights.
+    """Return a folder's moments of embeddings, computed once for the same audio (whatever its names) and weights.
 
     Args:
         folder: of audio.

@@ -23,7 +23,7 @@ OFFSET = 0.01  # inside the logarithm
 
 
 def mel_matrix() -> Tensor:
-    """Weights [257, 64] of magnitudes in mel bands: triangles on the mel scale itself (not in Hz), none for DC."""
+    """Return weights [257, 64] of magnitudes in mel bands: triangles on the mel scale (not in Hz), none for DC."""
     frequencies = torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1, dtype=torch.float64)
     lowest, highest = _mel(torch.tensor(LOWEST)), _mel(torch.tensor(HIGHEST))
     edges = torch.linspace(lowest.item(), highest.item(), BANDS + 2, dtype=torch.float64)
@@ -103,7 +103,7 @@ class VGGishNetwork(Network):
 
     @staticmethod
     def _like(state: dict[str, Tensor]) -> VGGish:
-        """The network of a state dict's sizes, between which a convolution's index tells whether there is pooling."""
+        """Build the network from a state dict's sizes; a convolution's index tells whether pooling comes before it."""
         indices = [int(key.split(".")[1]) for key in state if key.startswith("features.") and key.endswith("weight")]
         widths: list[int | str] = []
         for index, following in zip(indices, [*indices[1:], indices[-1] + 3], strict=True):

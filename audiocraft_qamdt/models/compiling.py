@@ -14,7 +14,7 @@ Network = tp.Callable[..., Tensor]
 
 
 def compiled(network: nn.Module, mode: str | None) -> Network:
-    """The network, compiled whole: a part that cannot be is an error and no slow path.
+    """Compile the whole network; raise an error for a part that cannot be compiled.
 
     Each combination of shapes is compiled when it first comes; a size that changes from call to call (the number of
     visible tokens in training) is then taken as a variable. Weights are shared with the network, and may change.

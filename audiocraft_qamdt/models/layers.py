@@ -15,7 +15,7 @@ from .positions import Rotary, rotate, take_rotary
 
 
 def take(x: Tensor, rows: Tensor) -> Tensor:
-    """The tokens `rows` [B, N] of x [B, P, D], as [B, N, D]."""
+    """Take the tokens `rows` [B, N] of x [B, P, D], as [B, N, D]."""
     return x.gather(1, rows.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
@@ -104,7 +104,7 @@ class CrossAttention(nn.Module):
         self.proj = Linear(dim, dim)
 
     def project(self, text: Text) -> TextKeys | FoldedText:
-        """Everything that depends on the text alone."""
+        """Compute everything that depends on the text alone."""
         kv = self.kv_linear(text.tokens).unflatten(-1, (2, self.num_heads, -1))  # [B, L, 2, heads, d]
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, L, d] each
         words, dim = text.tokens.shape[1:]
@@ -146,7 +146,7 @@ class CrossAttention(nn.Module):
 
 
 def _by_head(x: Tensor, weight: Tensor) -> Tensor:
-    """x [B, heads, L, d] times weight [heads, d, D], as [B, heads, L, D]; `@` would copy the weight for every item."""
+    """Multiply x [B, heads, L, d] by weight [heads, d, D] to [B, heads, L, D]; `@` would copy weights per item."""
     rows = x.transpose(0, 1).flatten(1, 2)  # [heads, B * L, d]
     return torch.bmm(rows, weight).unflatten(1, (len(x), -1)).transpose(0, 1)
 
@@ -267,7 +267,7 @@ class FinalLayer(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Tokens [B, N, D] and embedded timesteps [B, D] to values [B, N, out]."""
+        """Project tokens [B, N, D], modulated by embedded timesteps [B, D], to values [B, N, out]."""
         shift, scale = (self.scale_shift_table + time.unsqueeze(1)).unsqueeze(2).unbind(1)  # [B, 1, D] each
         return self.linear(modulate(x, shift, scale))
 

@@ -74,7 +74,7 @@ def _use_onednn(x: Tensor, weight: Tensor) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
-    """`x @ weight.T + bias`, followed by GELU (tanh approximation) where asked.
+    """Compute `x @ weight.T + bias`, followed by GELU (tanh approximation) where asked.
 
     Args:
         x: input [..., I].

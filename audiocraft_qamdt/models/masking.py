@@ -99,7 +99,7 @@ def _mask_of(visible: Tensor, tokens: int) -> TokenMask:
 
 
 def _visible_split(rows: int, columns: int, ratio: float) -> tuple[int, int]:
-    """Number of rows and of columns that stay visible."""
+    """Return the number of rows and of columns that stay visible."""
     if not 0 <= ratio < 1:
         raise ValueError(f"mask ratio {ratio} must be in [0, 1)")
     target = rows * columns * (1 - ratio)

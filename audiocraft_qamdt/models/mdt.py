@@ -164,15 +164,15 @@ class MaskedDiffusionTransformer(nn.Module):
     # ---- what a caller asks
 
     def grid(self, frames: int) -> tuple[int, int]:
-        """Rows (time) and columns (bins) of tokens for latents with this many frames."""
+        """Return the rows (time) and columns (bins) of tokens for latents with this many frames."""
         return self.patch_embed.grid(frames, self.latent_bins).shape
 
     def num_tokens(self, frames: int) -> int:
-        """Number of tokens for latents with this many frames, without the quality token."""
+        """Return the number of tokens for latents with this many frames, without the quality token."""
         return self.patch_embed.grid(frames, self.latent_bins).tokens
 
     def project_context(self, context: Tensor, context_mask: Tensor | None = None) -> ProjectedContext:
-        """Everything that depends on the text alone, for all blocks: once per generation instead of once per step.
+        """Compute what depends on the text alone, for all blocks: once per generation instead of once per step.
 
         Args:
             context: the text's states [B, L, context_dim].
@@ -271,7 +271,7 @@ class MaskedDiffusionTransformer(nn.Module):
         return hidden
 
     def _rows(self, mask: TokenMask) -> tuple[Tensor, Tensor]:
-        """Rows of the prefix and the visible tokens, and of those that the side interpolator fills in, among all."""
+        """Return the rows, among all, of prefix and visible tokens, and of those the side interpolator fills in."""
         number_hidden = mask.hidden.shape[1] - mask.visible.shape[1]
         hidden = mask.hidden.int().argsort(dim=1, descending=True, stable=True)[:, :number_hidden]
         prefix = torch.arange(self.prefix, device=hidden.device).expand(len(hidden), -1)
@@ -335,7 +335,7 @@ class MaskedDiffusionTransformer(nn.Module):
         return table(grid.shape, self.head_dim, self.prefix, self.position_scale, device)
 
     def _levels(self, quality: Tensor | dict[str, Tensor] | None, x: Tensor) -> dict[str, Tensor]:
-        """Levels for every granularity of the model: [B], for `frame` [B, N]."""
+        """Return levels for every granularity of the model: [B], for `frame` [B, N]."""
         given = dict.fromkeys(self.quality, quality) if isinstance(quality, Tensor) else dict(quality or {})
         if unknown := [name for name in given if name not in self.quality]:
             raise ValueError(f"quality for {', '.join(unknown)}, but the model takes quality={self.quality}")
@@ -370,5 +370,5 @@ def resample_levels(levels: Tensor, length: int) -> Tensor:
 
 
 def _put(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """x [B, P, D] with `values` [B, N, D] at the tokens `rows` [B, N]."""
+    """Return x [B, P, D] with `values` [B, N, D] at the tokens `rows` [B, N]."""
     return x.scatter(1, rows.unsqueeze(-1).expand(values.shape), values.to(x.dtype))

@@ -70,7 +70,7 @@ def _by_item(x: Tensor, shift: Tensor, scale: Tensor) -> bool:
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without weights of x [B, N, D], scaled and shifted by [B, 1, D] (DiT, arXiv 2212.09748)."""
+    """Apply layer norm without weights to x [B, N, D], then scale and shift by [B, 1, D] (DiT, arXiv 2212.09748)."""
     if _by_item(x, shift, scale):
         return _ItemNorm.apply(x, shift.flatten(1), 1 + scale.flatten(1))
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPSILON), 1 + scale)

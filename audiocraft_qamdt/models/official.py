@@ -108,7 +108,7 @@ def from_official(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -
 
 
 def to_official(model: MaskedDiffusionTransformer) -> dict[str, Tensor]:
-    """State dict of the model under the published keys; the tensors share memory with the model's.
+    """Return the model's state dict under the published keys; the tensors share memory with the model's.
 
     Raises:
         ValueError: for a model with parts that the published class lacks, named in the message.

@@ -75,7 +75,7 @@ def patch_stride(patch: tuple[int, int], overlap: tuple[int, int]) -> tuple[int,
 
 
 def _axis(size: int, patch: int, stride: int) -> tuple[int, int, int]:
-    """Number of patches along an axis, and the padding before and after."""
+    """Return the number of patches along an axis, and the padding before and after."""
     count = -(-(size - patch) // stride) + 1
     padding = (count - 1) * stride + patch - size
     return count, padding // 2, padding - padding // 2
@@ -97,7 +97,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(channels, dim, kernel_size=(patch[0], patch[1]), stride=patch_stride(patch, overlap))
 
     def grid(self, frames: int, bins: int) -> PatchGrid:
-        """The patches of a latent with this many frames and bins."""
+        """Lay out the patches of a latent with this many frames and bins."""
         return patch_grid(frames, bins, self.patch, self.overlap)
 
     def forward(self, x: Tensor) -> Tensor:

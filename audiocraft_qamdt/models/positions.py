@@ -13,7 +13,7 @@ Rotary = tuple[Tensor, Tensor]  # cosine and sine of the angles, each [N, d/2], 
 
 
 def sincos_table(dim: int, shape: tuple[int, int], base_size: float, scale: float = 1.0) -> Tensor:
-    """2-D sine-cosine positions as in PixArt: the first half of the channels for the bin, the second for the time.
+    """Make 2-D sine-cosine positions as in PixArt: half of the channels for the bin, then half for the time.
 
     Args:
         dim: width D, a multiple of 4.
@@ -31,7 +31,7 @@ def sincos_table(dim: int, shape: tuple[int, int], base_size: float, scale: floa
 
 
 def rotary_table(shape: tuple[int, int], head_dim: int, prefix: int, scale: float, device: torch.device) -> Rotary:
-    """Angles of 2-D rotary positions (RoFormer, arXiv 2104.09864): half the channel pairs turn with time.
+    """Make angles of 2-D rotary positions (RoFormer, arXiv 2104.09864): half the channel pairs turn with time.
 
     Args:
         shape: rows (time) and columns (bins) of tokens (H, W).
@@ -51,13 +51,13 @@ def rotary_table(shape: tuple[int, int], head_dim: int, prefix: int, scale: floa
 
 @lru_cache(maxsize=16)
 def cached_rotary_table(*args: Any) -> Rotary:
-    """`rotary_table`, computed once for each set of arguments."""
+    """Return `rotary_table`, computed once for each set of arguments."""
     with torch.inference_mode(False):  # a table first made while generating must serve training too
         return rotary_table(*args)
 
 
 def take_rotary(rotary: Rotary | None, rows: Tensor) -> Rotary | None:
-    """The angles of the tokens `rows` [B, N] of each item, [B, 1, N, d / 2]."""
+    """Take the angles of the tokens `rows` [B, N] of each item, [B, 1, N, d / 2]."""
     return None if rotary is None else (rotary[0][rows].unsqueeze(1), rotary[1][rows].unsqueeze(1))
 
 

@@ -49,7 +49,7 @@ class Faults:
 
 
 def draw_faults(seed: int, index: int, degraded: float = 0.7) -> Faults:
-    """The faults of a track: a bad recording often has several, three in ten get better or worse along the track.
+    """Draw the faults of a track: a bad recording often has several, three in ten get better or worse along it.
 
     Args:
         degraded: share of the tracks that are not clean.

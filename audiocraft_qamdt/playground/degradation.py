@@ -60,7 +60,7 @@ def _noise(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator:
 
 
 def _bandlimit(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A low-pass filter, from half the sample rate down to 400 Hz."""
+    """Apply a low-pass filter, from half the sample rate down to 400 Hz."""
 
     def keep(magnitudes: np.ndarray, severities: np.ndarray) -> np.ndarray:
         frequencies = np.linspace(0, sample_rate / 2, magnitudes.shape[1])
@@ -71,7 +71,7 @@ def _bandlimit(audio: np.ndarray, sample_rate: int, severity: np.ndarray, genera
 
 
 def _clipping(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Hard clipping, from the peak down to 12 dB below the mean level, brought back to the peak."""
+    """Clip hard, from the peak down to 12 dB below the mean level, brought back to the peak."""
     peak = np.abs(audio).max(initial=1e-9)
     return np.clip(audio * _drive(audio, severity, -12), -peak, peak)
 
@@ -82,7 +82,7 @@ def _drive(audio: np.ndarray, severity: np.ndarray, decibels: float) -> np.ndarr
 
 
 def _hum(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Mains hum of 50 or 60 Hz with harmonics, 34 dB below the music to 6 dB above it."""
+    """Add mains hum of 50 or 60 Hz with harmonics, 34 dB below the music to 6 dB above it."""
     time = np.arange(len(audio)) / sample_rate
     mains, hum = generator.choice((50, 60)), np.zeros(len(audio))
     for harmonic in range(1, 8):
@@ -98,7 +98,7 @@ def _bit_depth(audio: np.ndarray, sample_rate: int, severity: np.ndarray, genera
 
 
 def _codec(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A starved codec: each frame keeps its strongest bins, from a quarter of them down to one in a hundred."""
+    """Imitate a starved codec: each frame keeps its strongest bins, from a quarter of them down to one in a hundred."""
 
     def keep(magnitudes: np.ndarray, severities: np.ndarray) -> np.ndarray:
         # Codecs save bits in the treble first: a bin counts less the higher it is.
@@ -110,27 +110,27 @@ def _codec(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator:
 
 
 def _dropouts(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Lost packets of 60 ms, up to nine in ten."""
+    """Drop packets of 60 ms, up to nine in ten."""
     packet = np.arange(len(audio)) // max(sample_rate * 6 // 100, 1)
     lost = generator.uniform(size=packet.max(initial=0) + 1)[packet] < 0.9 * severity
     return np.where(lost, 0, audio)
 
 
 def _overdrive(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Soft overdrive, with its knee from the peak down to 20 dB below the mean level."""
+    """Overdrive softly, with the knee from the peak down to 20 dB below the mean level."""
     peak, drive = np.abs(audio).max(initial=1e-9), _drive(audio, severity, -20)
     return peak * np.tanh(drive * audio / peak) / np.tanh(drive)
 
 
 def _crackle(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Clicks of a millisecond, from 1 to 100 a second, from a twentieth of the peak up to the peak."""
+    """Add clicks of a millisecond, from 1 to 100 a second, from a twentieth of the peak up to the peak."""
     clicks = (generator.uniform(size=len(audio)) < 100**severity / sample_rate) * generator.choice((-1, 1), len(audio))
     decay = np.exp(-np.arange(sample_rate // 500) / (sample_rate / 2000)) * np.cos(np.arange(sample_rate // 500))
     return audio + np.convolve(clicks * 20 ** (severity - 1), decay)[: len(audio)] * np.abs(audio).max(initial=1e-9)
 
 
 def _crossover(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A dead zone around zero, from 40 dB below the mean level up to the mean level."""
+    """Cut a dead zone around zero, from 40 dB below the mean level up to the mean level."""
     dead = _level(audio) * _gain(40 * severity - 40, severity)
     return np.sign(audio) * np.maximum(np.abs(audio) - dead, 0)
 
@@ -138,7 +138,7 @@ def _crossover(audio: np.ndarray, sample_rate: int, severity: np.ndarray, genera
 def _decimation(
     audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator
 ) -> np.ndarray:
-    """Samples held without a filter, as at sample rates from the own one down to 1 kHz."""
+    """Hold samples without a filter, as at sample rates from the own one down to 1 kHz."""
     clock = np.floor(np.cumsum((1000 / sample_rate) ** severity.astype(np.float64)))
     ticks = np.flatnonzero(np.diff(clock, prepend=-1))
     return audio[ticks[np.searchsorted(ticks, np.arange(len(audio)), side="right") - 1]]
@@ -151,7 +151,7 @@ def _gating(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator
 
 
 def _highpass(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Nothing below a frequency, from 30 Hz up to 3 kHz."""
+    """Remove everything below a frequency, from 30 Hz up to 3 kHz."""
 
     def keep(magnitudes: np.ndarray, severities: np.ndarray) -> np.ndarray:
         return np.linspace(0, sample_rate / 2, magnitudes.shape[1]) >= 30 * 100 ** severities[:, None]
@@ -162,7 +162,7 @@ def _highpass(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generat
 def _pink_noise(
     audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator
 ) -> np.ndarray:
-    """Noise that falls 3 dB an octave, 48 to 6 dB below the music."""
+    """Add noise that falls 3 dB an octave, 48 to 6 dB below the music."""
     spectrum = np.fft.rfft(generator.standard_normal(len(audio)))
     noise = np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(len(spectrum)), 1)), len(audio))
     return audio + _level(audio) / _level(noise) * _gain(42 * severity - 48, severity) * noise
@@ -171,13 +171,13 @@ def _pink_noise(
 def _ring_modulation(
     audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator
 ) -> np.ndarray:
-    """Multiplied with a sine of 30 to 300 Hz, mixed from nothing to all."""
+    """Multiply with a sine of 30 to 300 Hz, mixed from nothing to all."""
     sine = np.sin(2 * np.pi * generator.uniform(30, 300) * np.arange(len(audio)) / sample_rate)
     return audio * (1 - severity + severity * np.sqrt(2) * sine)
 
 
 def _telephone(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A band around 1 kHz, from 30 Hz to half the sample rate down to 800 to 1250 Hz."""
+    """Keep a band around 1 kHz, from 30 Hz to half the sample rate down to 800 to 1250 Hz."""
 
     def keep(magnitudes: np.ndarray, severities: np.ndarray) -> np.ndarray:
         frequencies, severities = np.linspace(0, sample_rate / 2, magnitudes.shape[1]), severities[:, None]

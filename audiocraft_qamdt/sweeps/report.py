@@ -177,7 +177,7 @@ def _write_csv(path: Path, rows: tp.Iterable[dict[str, tp.Any]]) -> None:
 
 
 def draw(sweep: Sweep, out: Path) -> list[Path]:
-    """A picture of each metric: against the mask ratio where the grid varies it, else bars by arm."""
+    """Draw a picture of each metric: against the mask ratio where the grid varies it, else bars by arm."""
     masked = any(key in arm.settings for arm in sweep.arms for key in (RATIO, SPREAD))
     drawn = []
     for metric in sweep.metrics:

@@ -63,7 +63,7 @@ def embed(content: bytes, kind: str) -> str:
 
 
 def pictures(paths: tp.Iterable[Path]) -> str:
-    """PNG files side by side."""
+    """Return PNG files side by side."""
     images = "".join(f'<img src="{embed(path.read_bytes(), "image/png")}" alt="{path.stem}">' for path in paths)
     return f'<div class="grid plots">{images}</div>'
 

@@ -29,7 +29,7 @@ def curves(
     title: str,
     size: tuple[float, float] = (6, 4),
 ) -> None:
-    """Quantities of several runs by epoch, a colour for each run and a line style for each stage.
+    """Plot quantities of several runs by epoch, a colour for each run and a line style for each stage.
 
     Args:
         histories: Dora histories by the name of the run.
@@ -54,7 +54,7 @@ def curves(
 
 
 def spectrogram(audio: Tensor, sample_rate: int, path: str | Path, title: str = "") -> None:
-    """Spectrogram in dB relative to full scale.
+    """Draw a spectrogram in dB relative to full scale.
 
     Args:
         audio: [S].
@@ -77,7 +77,7 @@ def spectrogram(audio: Tensor, sample_rate: int, path: str | Path, title: str = 
 
 
 def quality_curves(curves: dict[str, dict[str, tp.Any]], judge: str, path: str | Path) -> None:
-    """Judged quality against the level asked for, and along clips whose level rises, with confidence bands.
+    """Plot judged quality against the level asked for, and along clips whose level rises, with confidence bands.
 
     Args:
         curves: "level" and perhaps "rise" → `at`, `mean`, `low`, `high` [K] and `rank_correlation`.
@@ -114,7 +114,7 @@ class Point(tp.NamedTuple):
 
 
 def error_lines(series: tp.Mapping[str, tp.Sequence[Point]], path: str | Path, *, xlabel: str, title: str) -> None:
-    """Means with error bars of ±1 deviation, a line for each series.
+    """Plot means with error bars of ±1 deviation, a line for each series.
 
     Args:
         series: points by the name of their line, from left to right.
@@ -136,7 +136,7 @@ def error_lines(series: tp.Mapping[str, tp.Sequence[Point]], path: str | Path, *
 def error_bars(
     bars: tp.Mapping[str, tuple[float, float | None]], path: str | Path, *, title: str, best: float | None = None
 ) -> None:
-    """A bar for each mean, with an error bar of ±1 deviation.
+    """Plot a bar for each mean, with an error bar of ±1 deviation.
 
     Args:
         bars: mean and deviation (None = there is none) by name.
@@ -155,7 +155,7 @@ def error_bars(
 
 
 def bars(values: tp.Mapping[str, float], path: str | Path, *, xlabel: str) -> None:
-    """Positive values by name, on a logarithmic axis, the first one on top.
+    """Plot positive values by name, on a logarithmic axis, the first one on top.
 
     Args:
         path: PNG to write.

@@ -10,7 +10,7 @@ import torch
 
 
 def keyed_seed(*key: int | str) -> int:
-    """Seed in [0, 2^63) that depends on every part of the key, e.g. `keyed_seed(seed, rank, step, "noise")`."""
+    """Return a seed in [0, 2^63) that depends on every part of the key: `keyed_seed(seed, rank, step, "noise")`."""
     digest = hashlib.sha256("/".join(str(part) for part in key).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
