@@ -2,7 +2,7 @@
 
 It was trained to tell what the playground knows of a clip: its genre and lead instrument (one class, so that inception
 score and KL divergence mean something) and how badly it is degraded in which way, so that its features, and a Fréchet
-distance over them, hear quality. Outside of the playground its numbers mean nothing. The weights in the package are
+distance over them, reflect quality. Outside the playground its numbers mean nothing. The weights in the package are
 what `qamdt playground-classifier` writes.
 """
 

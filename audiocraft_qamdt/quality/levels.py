@@ -198,7 +198,7 @@ PRESETS: dict[str, Preset] = {
     "official": Preset((Sigma(-2), Sigma(-1), Sigma(1), Sigma(2)), (Sigma(-1.25, above=True), Sigma(1.25))),
     "paper": Preset((Sigma(-1), Sigma(0), Sigma(0, above=True), Sigma(1)), (Sigma(-2), Sigma(2, above=True))),
     "quantile": Preset((Share(0.2), Share(0.4), Share(0.6), Share(0.8)), (Share(0.2), Share(0.8))),
-    # Equal steps of p-MOS: where many tracks are about equally good, equal shares would tell apart what nobody hears.
+    # Equal steps of p-MOS: where many tracks are about equally good, equal shares would separate inaudible differences.
     "even": Preset((Part(0.2), Part(0.4), Part(0.6), Part(0.8)), (Part(0.2), Part(0.8))),
 }
 
