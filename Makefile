@@ -8,7 +8,7 @@ AUDIOCRAFT = 1.3.0
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: install demo claim test lint docs bench clean
+.PHONY: install demo codec pretrained pictures claim test lint docs bench clean
 
 install: $(STAMP)
 
@@ -26,6 +26,30 @@ $(STAMP): requirements.txt setup.cfg Makefile
 
 demo: install
 	$(BIN)/qamdt demo --out $(DEMO)
+
+# The learned codec of the package, from nothing: real music (Debian's packages), the playground, hours of training on
+# a core. Resumable: interrupt it at any time and call it again.
+CODEC_RUN = solver=compression/qamdt_spectral dset=codec
+codec: install
+	test -e egs/real/train/data.jsonl.gz || tools/real_music.sh egs/real
+	$(BIN)/qamdt playground egs/codec/music --tracks 2000 --degraded 0.6 --seed 21 --splits train=0.98,valid=0.02
+	for split in train valid; do \
+	  $(BIN)/python tools/mix_manifests.py egs/codec/$$split egs/codec/music/$$split:0.85 egs/real/$$split:0.15 || exit 1; \
+	done
+	$(BIN)/dora run $(CODEC_RUN)
+	$(BIN)/python tools/embed_codec.py $(CODEC_RUN)
+
+# The embedded model, from nothing: more of the playground, its latents once, hours of training. Resumable, too.
+PRETRAINED = solver=qamdt/playground dset=pretrained cache.path=egs/pretrained/latents
+pretrained: install
+	$(BIN)/qamdt playground egs/pretrained --tracks 5000 --degraded 0.5 --seed 31 --splits train=0.98,valid=0.02
+	for split in train valid; do $(BIN)/qamdt annotate egs/pretrained/$$split || exit 1; done
+	test -e egs/pretrained/latents/done || $(BIN)/dora run $(PRETRAINED) cache.write=true mdt.dim=64 mdt.depth=2 \
+	  mdt.decoder_depth=0 optim.epochs=1 optim.updates_per_epoch=260 evaluate.every=null generate.every=null
+	touch egs/pretrained/latents/done
+	$(BIN)/dora run $(PRETRAINED) optim.epochs=10 optim.updates_per_epoch=260 evaluate.every=null generate.every=null
+	$(BIN)/python tools/embed_model.py $(PRETRAINED) optim.epochs=10 optim.updates_per_epoch=260 evaluate.every=null \
+	  generate.every=null
 
 # Resumable: interrupt it at any time and call it again. JOBS experiments at once, each with its share of the cores.
 claim: install

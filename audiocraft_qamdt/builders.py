@@ -13,6 +13,7 @@ from unittest import mock
 import torch
 from omegaconf import DictConfig, open_dict
 
+from .checkpoints.store import load_safely
 from .clap.scorer import ClapScorer
 from .compat import prepare
 from .conditioning.conditioners import QualityConditioner, T5StatesConditioner, WordsConditioner
@@ -100,6 +101,44 @@ def _mel_vae(options: dict[str, tp.Any], device: str) -> LatentCodec:
         return MelVAECodec.from_official(vae, vocoder, **options)
 
 
+def _spectral_vae(options: dict[str, tp.Any], device: str) -> LatentCodec:
+    from .latents.spectral_vae import WEIGHTS, SpectralVAECodec
+
+    checkpoint = options.pop("checkpoint", None) or str(WEIGHTS)
+    if checkpoint.endswith(".safetensors"):
+        return SpectralVAECodec.from_file(checkpoint, **options)
+    with _weights(f"codec {checkpoint!r}", "latents.spectral_vae.checkpoint"):
+        return _codec_from_checkpoint(checkpoint)
+
+
+def _codec_from_checkpoint(checkpoint: str) -> LatentCodec:
+    from audiocraft.utils.checkpoint import resolve_checkpoint_path
+
+    path = resolve_checkpoint_path(checkpoint)
+    if path is None:
+        raise FileNotFoundError(f"{checkpoint}: there is no such experiment or file")
+    state = load_safely(path)
+    if "xp.cfg" not in state or state["xp.cfg"].get("compression_model") != "spectral_vae":
+        raise ValueError(
+            f"latents.spectral_vae.checkpoint={checkpoint} is no codec of this kind: train one with "
+            "`dora run solver=compression/qamdt_spectral`"
+        )
+    model = get_trainable_codec(state["xp.cfg"])
+    model.load_state_dict(state["best_state"]["model"])
+    return model.codec
+
+
+def get_trainable_codec(cfg: DictConfig) -> tp.Any:
+    """`SpectralVAE` for AudioCraft's compression solver, of the config's section `spectral_vae`."""
+    from .latents.compression import SpectralVAECompressionModel
+    from .latents.spectral_vae import SpectralVAE, SpectralVAECodec, SpectralVAESizes
+
+    sizes = dict_from_config(cfg.spectral_vae)
+    training = {key: sizes.pop(key) for key in ("kl_weight", "amplitude_weight", "audio_gradient", "autocast")}
+    codec = SpectralVAECodec(SpectralVAE(SpectralVAESizes.from_dict({"sample_rate": cfg.sample_rate, **sizes})))
+    return SpectralVAECompressionModel(codec, **training)
+
+
 BuildCodec = tp.Callable[[dict[str, tp.Any], str], LatentCodec]
 """Build a codec from the options of its config section, for a device."""
 
@@ -110,6 +149,7 @@ CODECS: dict[str, BuildCodec] = {
     "mdct": _mdct,
     "encodec": _encodec,
     "mel_vae": _mel_vae,
+    "spectral_vae": _spectral_vae,
 }
 
 
@@ -254,7 +294,8 @@ def get_optimizer(model: torch.nn.Module, cfg: DictConfig) -> torch.optim.Optimi
 
 def get_objective(cfg: DictConfig) -> DiffusionObjective:
     """Return the training objective of a `diffusion` config."""
-    return DiffusionObjective(NoiseSchedule(**dict_from_config(cfg.schedule)), cfg.snr_gamma)
+    draws = {key: cfg[key] for key in ("timesteps", "timesteps_mean", "timesteps_std") if key in cfg}
+    return DiffusionObjective(NoiseSchedule(**dict_from_config(cfg.schedule)), cfg.snr_gamma, **draws)
 
 
 def get_guidance(cfg: DictConfig, schedule: NoiseSchedule) -> Guidance:

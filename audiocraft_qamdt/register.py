@@ -25,6 +25,10 @@ SOLVERS: dict[str, str] = {"qamdt": "QAMDTSolver"}
 
 def _get_solver(audiocraft_get_solver: Function, cfg: tp.Any) -> tp.Any:
     """Return AudioCraft's `get_solver`, knowing ours."""
+    if cfg.solver == "compression" and cfg.compression_model == "spectral_vae":
+        from .solver import CodecSolver
+
+        return CodecSolver(cfg)
     if cfg.solver not in SOLVERS:
         try:
             return audiocraft_get_solver(cfg)
@@ -60,11 +64,19 @@ def _get_pretrained(audiocraft_get_pretrained: Function, name: str, device: tp.A
     ).eval()
 
 
+def _get_compression_model(audiocraft_get_compression_model: Function, cfg: tp.Any) -> tp.Any:
+    """AudioCraft's `get_compression_model`, knowing `compression_model: spectral_vae`."""
+    if cfg.compression_model != "spectral_vae":
+        return audiocraft_get_compression_model(cfg)
+    return builders.get_trainable_codec(cfg).to(cfg.device)
+
+
 # (owner, attribute, ours): each function of AudioCraft's that learns new names, everywhere it is looked up.
 TABLE: list[tuple[tp.Any, str, Function]] = [
     (audiocraft.solvers.builders, "get_solver", _get_solver),
     (audiocraft.solvers, "get_solver", _get_solver),
     (audiocraft.models.builders, "get_conditioner_provider", _get_conditioner_provider),
+    (audiocraft.models.builders, "get_compression_model", _get_compression_model),
     (audiocraft.models.encodec.CompressionModel, "get_pretrained", _get_pretrained),
 ]
 

@@ -34,6 +34,7 @@ prepare()
 
 from audiocraft.modules.conditioners import ConditioningProvider  # noqa: E402
 from audiocraft.solvers import builders as audiocraft_builders  # noqa: E402
+from audiocraft.solvers.compression import CompressionSolver  # noqa: E402
 from audiocraft.solvers.musicgen import MusicGenSolver  # noqa: E402
 from audiocraft.utils.cache import CachedBatchWriter  # noqa: E402
 from audiocraft.utils.utils import dict_from_config, get_dataset_from_loader  # noqa: E402
@@ -416,3 +417,14 @@ class QAMDTSolver(MusicGenSolver):
             return self.generator.request(description, self.cfg.generate.quality)
         attributes = replace(info, description=description).to_condition_attributes()
         return to_levels(attributes, self.generator.rule, self.cfg.quality.prefix)
+
+
+class CodecSolver(CompressionSolver):
+    """AudioCraft's compression solver, for the codecs that it learns from us.
+
+    Its stages start from a seed of their own, so that a resumed training equals the one that never stopped.
+    """
+
+    def run_stage(self, stage_name: str, method: tp.Callable, *args: tp.Any, **kwargs: tp.Any) -> dict:
+        seed_libraries(self.cfg.seed, flashy.distrib.rank(), self.epoch, stage_name)
+        return super().run_stage(stage_name, method, *args, **kwargs)

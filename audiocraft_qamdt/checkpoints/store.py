@@ -23,8 +23,11 @@ from torch import Tensor
 from ..compat import prepare
 
 CONFIG, WEIGHTS, QUALITY = "config.json", "model.safetensors", "quality.json"
+EMBEDDED = Path(__file__).resolve().parent.parent / "pretrained"
+"""The model in the package, trained by `make pretrained`."""
 PARTS = "weights"
 PART_KEYS = (
+    "latents.spectral_vae.checkpoint",
     "latents.encodec.checkpoint",
     "latents.mel_vae.checkpoint",
     "latents.mel_vae.vae",

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from .output import say
 
-DEMO_MODEL = Path("demo") / "model"
 CLAP = "laion/larger_clap_music"
 SETTINGS = {
     "duration": (float, "seconds; any length"),
@@ -49,22 +48,25 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The options that name a model and where it computes."""
     parser.add_argument(
-        "--model", help="export, hub id, checkpoint, or //sig/<signature>; default: $QAMDT_MODEL, or make demo's"
+        "--model",
+        help="export, hub id, checkpoint, or //sig/<signature>; default: $QAMDT_MODEL, else the embedded model",
     )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
 
 
 def model_name(given: str | None) -> str:
-    """Return the model that is meant where none may be named.
+    """Return the name of the model to use: `--model`, else `QAMDT_MODEL`, else the embedded one.
 
     Raises:
-        ValueError: there is none; the message says how to get one.
+        ValueError: none is named, and the package holds none.
     """
-    name = given or os.environ.get("QAMDT_MODEL") or (str(DEMO_MODEL) if DEMO_MODEL.is_dir() else None)
-    if name is None:
-        raise ValueError("which model? Give --model, set QAMDT_MODEL, or run `make demo`, which leaves demo/model here")
-    return name
+    from ..checkpoints.store import EMBEDDED, is_export
+
+    name = given or os.environ.get("QAMDT_MODEL")
+    if not name and not is_export(EMBEDDED):
+        raise ValueError("no model: give --model, set QAMDT_MODEL, or run `make pretrained` for the embedded one")
+    return name or str(EMBEDDED)
 
 
 def curve(text: str) -> float | list[tuple[float, float]]:

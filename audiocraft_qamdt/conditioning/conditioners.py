@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import re
 import typing as tp
 
@@ -21,6 +23,8 @@ from audiocraft.modules.conditioners import (  # noqa: E402
 from audiocraft.utils.utils import hash_trick, length_to_mask  # noqa: E402
 
 UNKNOWN_LEVEL = 0.0
+
+logger = logging.getLogger(__name__)
 
 
 class QualityConditioner(TextConditioner):
@@ -114,25 +118,65 @@ class T5StatesConditioner(T5Conditioner):
 class WordsConditioner(TextConditioner):
     """Learned embedding of each word's hash: text conditioning with nothing to download.
 
+    It counts the words of training. In evaluation mode words that training never had are left out, and a warning names
+    them: their embeddings would be random.
+
     Args:
         n_bins: size of the table; words are hashed into it (AudioCraft's `hash_trick`).
         dim: width of the table.
         output_dim: width of the output.
+        ngrams: 2 = pairs of neighbouring words have embeddings, too ("a minor" is more than "a" and "minor").
     """
 
-    def __init__(self, n_bins: int, dim: int, output_dim: int, device: torch.device | str = "cpu") -> None:
+    counts: Tensor
+
+    def __init__(
+        self, n_bins: int, dim: int, output_dim: int, device: torch.device | str = "cpu", ngrams: int = 1
+    ) -> None:
+        if ngrams not in (1, 2):
+            raise ValueError(f"conditioners.description.words.ngrams={ngrams}: choose 1 or 2")
         super().__init__(dim, output_dim)
         self.embed = nn.Embedding(n_bins, dim)
+        # Floating point, since AudioCraft's moving average keeps nothing else.
+        self.register_buffer("counts", torch.zeros(n_bins))
+        self.ngrams = ngrams
         self.device = device
+        self._warned: set[str] = set()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: tp.Any) -> None:
+        # Models from before words were counted know all of them.
+        counts = {f"{prefix}counts": torch.ones_like(self.counts)}
+        super()._load_from_state_dict({**counts, **state_dict}, prefix, *args)
 
     def tokenize(self, x: list[str | None]) -> tuple[Tensor, Tensor]:
-        words = [re.findall(r"\w+", (text or "").lower()) for text in x]
-        mask = length_to_mask(torch.tensor([len(item) for item in words])).int()
+        """Descriptions to bins [B, L] and their mask [B, L]."""
+        rows = [self._bins(text) for text in x]
+        mask = length_to_mask(torch.tensor([len(row) for row in rows])).int()
         tokens = torch.zeros(mask.shape, dtype=torch.long)
-        for row, item in zip(tokens, words, strict=True):
-            row[: len(item)] = torch.tensor([hash_trick(word, self.embed.num_embeddings) for word in item])
+        for row, bins in zip(tokens, rows, strict=True):
+            row[: len(bins)] = torch.tensor(bins, dtype=torch.long)
         return tokens.to(self.device), mask.to(self.device)
+
+    def _bins(self, text: str | None) -> list[int]:
+        words = re.findall(r"\w+", (text or "").lower())
+        pairs = [" ".join(pair) for pair in itertools.pairwise(words)] if self.ngrams == 2 else []
+        if self.training:
+            return [hash_trick(term, self.embed.num_embeddings) for term in words + pairs]
+        known = self.counts.cpu() > 0
+        if not known.any():  # not trained yet
+            known = torch.ones_like(known)
+        bins = {term: hash_trick(term, len(known)) for term in words + pairs}
+        self._warn([word for word in dict.fromkeys(words) if not known[bins[word]]])
+        return [bins[term] for term in words + pairs if known[bins[term]]]
+
+    def _warn(self, unknown: list[str]) -> None:
+        if new := [word for word in unknown if word not in self._warned]:
+            self._warned.update(new)
+            logger.warning("Words that the model was not trained on are left out: %s", ", ".join(new))
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> ConditionType:
         tokens, mask = inputs
+        if self.training:
+            with torch.no_grad():
+                self.counts += torch.bincount(tokens[mask.bool()], minlength=len(self.counts)).to(self.counts)
         return self.output_proj(self.embed(tokens)) * mask.unsqueeze(-1), mask

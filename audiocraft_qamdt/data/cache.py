@@ -41,7 +41,15 @@ def from_record(record: Record) -> tuple[Tensor, QualityMusicInfo]:
 
 
 class LatentBatchLoader(CachedBatchLoader):
-    """AudioCraft's cached loader over latents: yields (latents [B, C, T, F], infos)."""
+    """AudioCraft's cached loader over latents: yields (latents [B, C, T, F], infos).
+
+    Where fewer epochs were written than are trained, they come again from the first.
+    """
+
+    def start_epoch(self, epoch: int) -> None:
+        """Read the batches of this epoch, which starts at 1."""
+        written = len([folder for folder in self.cache_folder.glob("[0-9]*") if folder.is_dir()])
+        super().start_epoch((epoch - 1) % written + 1 if written else epoch)
 
     def _load_one(self, index: int) -> tuple[Tensor, list[QualityMusicInfo]] | None:
         path = self._zip_path(index)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 PREDICTIONS = ("epsilon", "v", "x0")
+TIMESTEPS = ("uniform", "logit_normal")
 _GOLDEN_RATIO = 0.6180339887498949
 
 
@@ -44,14 +45,26 @@ class DiffusionObjective(nn.Module):
     Args:
         schedule: the forward process and what is predicted.
         snr_gamma: γ of the min-SNR weighting (arXiv 2303.09556, eq. 5; published QA-MDT: 5). None = unweighted.
+        timesteps: how training timesteps are drawn: "uniform" (published) or "logit_normal" (arXiv 2403.03206, 3.1).
+        timesteps_mean, timesteps_std: of the logit of the timestep over num_steps; above 0 = more noise.
     """
 
     alphas_cumprod: Tensor
 
-    def __init__(self, schedule: NoiseSchedule, snr_gamma: float | None = 5.0) -> None:
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        snr_gamma: float | None = 5.0,
+        timesteps: str = "uniform",
+        timesteps_mean: float = 0.0,
+        timesteps_std: float = 1.0,
+    ) -> None:
         super().__init__()
+        if timesteps not in TIMESTEPS:
+            raise ValueError(f"diffusion.timesteps={timesteps!r} is unknown: choose one of {', '.join(TIMESTEPS)}")
         self.schedule = schedule
         self.snr_gamma = snr_gamma
+        self.timesteps, self.timesteps_mean, self.timesteps_std = timesteps, timesteps_mean, timesteps_std
         self.register_buffer("alphas_cumprod", schedule.alphas_cumprod(), persistent=False)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -88,8 +101,13 @@ class DiffusionObjective(nn.Module):
         return error * self.weights(timesteps)
 
     def draw_timesteps(self, batch: int, generator: torch.Generator) -> Tensor:
-        """Return uniform training timesteps [batch] on the generator's device."""
-        return torch.randint(self.schedule.num_steps, (batch,), generator=generator, device=generator.device)
+        """Return training timesteps [batch] on the generator's device."""
+        steps = self.schedule.num_steps
+        if self.timesteps == "uniform":
+            return torch.randint(steps, (batch,), generator=generator, device=generator.device)
+        logits = torch.randn(batch, generator=generator, device=generator.device)
+        shares = torch.sigmoid(self.timesteps_mean + self.timesteps_std * logits)
+        return (shares * steps).long().clamp(max=steps - 1)
 
     def fixed_timesteps(self, batch: int, offset: int) -> Tensor:
         """Return timesteps [batch] of validation items `offset`, `offset + 1`, …: always the same, spread evenly."""

@@ -48,7 +48,7 @@ class QAMDT(Pipeline):
     @classmethod
     def get_pretrained(
         cls,
-        name: str,
+        name: str | None = None,
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
         compile: str | None = None,
@@ -56,14 +56,14 @@ class QAMDT(Pipeline):
         """Load an export folder, a hub id, a checkpoint, an experiment's folder or a Dora signature (`//sig/<sig>`).
 
         Args:
-            name: what to load (see `store.load`).
+            name: what to load (see `store.load`); None = the embedded model.
             device: cpu, cuda or mps; None or "auto" = cuda, else mps, else cpu.
             dtype: precision that the network computes in: float32, bfloat16 or float16; None = float32. Codecs always
                 compute in float32.
             compile: mode of torch.compile, such as "reduce-overhead", which records CUDA graphs; the first clip of each
                 length then takes longer. None = not compiled.
         """
-        return cls.from_trained(store.load(name), device, dtype, compile)
+        return cls.from_trained(store.load(name or store.EMBEDDED), device, dtype, compile)
 
     @classmethod
     def from_trained(

@@ -54,6 +54,10 @@ class LatentStatistics(nn.Module):
         self.std.copy_(new_std)
         self.count.fill_(count)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: tp.Any) -> None:
+        # AudioCraft's moving average keeps floating point values only: the count stays what it is.
+        super()._load_from_state_dict({f"{prefix}count": self.count, **state_dict}, prefix, *args)
+
     def normalize(self, latents: Tensor) -> Tensor:
         """Bring raw latents [B, C, T, F] to zero mean and unit variance."""
         return (latents - self.mean[None, :, None]) / self.std[None, :, None]

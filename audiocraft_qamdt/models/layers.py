@@ -22,6 +22,18 @@ def take(x: Tensor, rows: Tensor) -> Tensor:
 # ---- attention
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention of q [B, heads, N, d] over k, v [B, heads, L, d], as [B, heads, N, d].
+
+    PyTorch's kernel for bfloat16 on CPUs takes five times as long as that for float32, which is then used.
+    """
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    wide = None if bias is None else bias.float()
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=wide).to(q.dtype)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention.
 
@@ -47,7 +59,7 @@ class SelfAttention(nn.Module):
             (q,) = self._heads(linear(take(x, rows), weight[:dim], bias[:dim]), 1)  # [B, heads, M, d]
             k, v = self._heads(linear(x, weight[dim:], bias[dim:]), 2)  # [B, heads, N, d] each
             query_rotary = take_rotary(rotary, rows)
-        out = F.scaled_dot_product_attention(rotate(q, query_rotary), rotate(k, rotary), v)
+        out = attend(rotate(q, query_rotary), rotate(k, rotary), v)
         return self.proj(out.transpose(1, 2).flatten(2))  # [B, N or M, D]
 
     def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
@@ -137,10 +149,10 @@ class CrossAttention(nn.Module):
     def _attend(self, x: Tensor, text: TextKeys) -> Tensor:
         q = self.q_linear(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N, d]
         if text.mask is None:
-            out = F.scaled_dot_product_attention(q, text.keys, text.values)  # [B, heads, N, d]
+            out = attend(q, text.keys, text.values)  # [B, heads, N, d]
             return x + self.proj(out.transpose(1, 2).flatten(2))  # [B, N, D]
         bias = torch.zeros_like(text.mask, dtype=q.dtype).masked_fill(~text.mask, _never(q.dtype))[:, None, None]
-        out = F.scaled_dot_product_attention(q, text.keys, text.values, attn_mask=bias)  # [B, heads, N, d]
+        out = attend(q, text.keys, text.values, bias)  # [B, heads, N, d]
         present = text.mask.any(dim=1)[:, None, None]  # [B, 1, 1]
         return x + self.proj(out.transpose(1, 2).flatten(2)) * present  # [B, N, D]
 

@@ -29,6 +29,7 @@ class ProjectedContext(NamedTuple):
     out_blocks: tuple[BlockText, ...]
     decoder_blocks: tuple[BlockText, ...]
     side_blocks: tuple[BlockText, ...]
+    pooled: Tensor | None = None
 
 
 class MaskedDiffusionTransformer(nn.Module):
@@ -60,6 +61,8 @@ class MaskedDiffusionTransformer(nn.Module):
         side_prefix: whether the side interpolator replaces the quality token, too, as in the published code. It does so
             in masked steps only: the decoder is then trained with another token than it generates with.
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        pooled_text: add the mean of the text's states, projected, to the embedding of the timestep (as Stable Diffusion
+            XL does, arXiv 2307.01952): a small network follows the text after a fraction of the updates.
     Raises:
         ValueError: for arguments that do not fit together, named in the message.
     """
@@ -86,6 +89,7 @@ class MaskedDiffusionTransformer(nn.Module):
         position_scale: float = 1.0,
         side_prefix: bool = False,
         checkpointing: bool = False,
+        pooled_text: bool = False,
     ) -> None:
         super().__init__()
         self.latent_channels, self.latent_bins, self.latent_frames = latent_channels, latent_bins, latent_frames
@@ -103,6 +107,7 @@ class MaskedDiffusionTransformer(nn.Module):
         self.time_embed = TimestepEmbedding(dim)
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.context_embed = Linear(context_dim, dim)
+        self.pooled_embed = nn.Linear(context_dim, dim, bias=False) if pooled_text else None
         self.quality_embed = nn.ModuleDict({n: LevelEmbedding(num_levels, dim, unknown_level) for n in self.quality})
         half = (depth - decoder_depth) // 2
         self.in_blocks = blocks(half, skip=False)
@@ -179,9 +184,11 @@ class MaskedDiffusionTransformer(nn.Module):
             context_mask: [B, L], nonzero = a token, zero = padding; None = no padding.
         """
         text = self._embed_text(context, context_mask)
-        return ProjectedContext(
-            *(tuple(cast(Block, block).cross_attn.project(text) for block in group) for group in self._block_groups())
+        pooled = self._pool_text(context, context_mask)
+        ins, outs, decoders, sides = (
+            tuple(cast(Block, block).cross_attn.project(text) for block in group) for group in self._block_groups()
         )
+        return ProjectedContext(ins, outs, decoders, sides, pooled)
 
     # ---- the forward pass
 
@@ -215,8 +222,10 @@ class MaskedDiffusionTransformer(nn.Module):
         time = self.time_embed(t)  # [B, D]
         if "adaln" in levels:
             time = time + self.quality_embed["adaln"](levels["adaln"])
-        modulation = self.modulation(time).unflatten(1, (6, -1))  # [B, 6, D]
         texts = self._texts(context, context_mask)
+        if texts.pooled is not None:
+            time = time + texts.pooled
+        modulation = self.modulation(time).unflatten(1, (6, -1))  # [B, 6, D]
         rotary = self._rotary(grid, x.device)
         tokens = self._tokens(x, levels, grid)  # [B, prefix + P, D]
         if mask is None:
@@ -316,6 +325,14 @@ class MaskedDiffusionTransformer(nn.Module):
             raise ValueError(f"context_mask of shape {tuple(context_mask.shape)} does not fit context of shape {shape}")
         return Text(self.context_embed(context), None if context_mask is None else context_mask != 0)
 
+    def _pool_text(self, context: Tensor, context_mask: Tensor | None) -> Tensor | None:
+        """Projected mean of the states that are no padding [B, D]; zero where there is no text."""
+        if self.pooled_embed is None:
+            return None
+        mask = torch.ones(context.shape[:2], device=context.device) if context_mask is None else context_mask != 0
+        share = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)  # [B, L]
+        return self.pooled_embed(torch.einsum("bl,bld->bd", share.to(context.dtype), context))
+
     def _texts(self, context: Tensor | ProjectedContext | None, context_mask: Tensor | None) -> ProjectedContext:
         if isinstance(context, ProjectedContext):
             if context_mask is not None:
@@ -323,7 +340,9 @@ class MaskedDiffusionTransformer(nn.Module):
             return context
         # Each block projects the text itself: its weights are used inside it only, as FSDP and checkpointing need.
         text = None if context is None else self._embed_text(context, context_mask)
-        return ProjectedContext(*((text,) * len(group) for group in self._block_groups()))
+        pooled = None if context is None else self._pool_text(context, context_mask)
+        ins, outs, decoders, sides = ((text,) * len(group) for group in self._block_groups())
+        return ProjectedContext(ins, outs, decoders, sides, pooled)
 
     def _block_groups(self) -> tuple[nn.ModuleList, ...]:
         return self.in_blocks, self.out_blocks, self.decoder_blocks, self.side_blocks  # the order in ProjectedContext

@@ -100,10 +100,14 @@ PROGRESSIONS = {
 TEMPO_WORDS = ((90, "slow"), (115, "steady"), (math.inf, "fast"))
 ACCOMPANIMENTS = ("held", "broken", "offbeat")
 TEMPLATES = (
-    "a {mood} {tempo} {genre} piece with {parts}",
-    "{tempo} {mood} {genre} music with {parts}",
-    "{genre} music, {mood} and {tempo}, with {parts}",
+    "a {mood} {tempo} {genre} piece in {key} with {parts}",
+    "{tempo} {mood} {genre} music with {parts}, in {key}",
+    "{genre} music in {key}, {mood} and {tempo}, with {parts}",
+    "{mood} and {tempo} {genre} with {parts}",
+    "{tempo} {mood} {lead} in {key}",
+    "{mood} {genre} with {lead}",
 )
+"""Captions: most name all that is known, the last ones only what a user in a hurry would."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ def vocabulary() -> list[str]:
     """Return every word that a caption can hold, sorted."""
     texts = [*GENRES, *INSTRUMENTS, *RHYTHMS, *TEMPLATES, *(mood for genre in GENRES.values() for mood in genre.moods)]
     words = {word for text in texts for word in text.replace(",", "").split() if not word.startswith("{")}
-    return sorted(words | {word for _, word in TEMPO_WORDS} | {"and"})
+    return sorted(words | {word for _, word in TEMPO_WORDS} | {"and", *map(str.lower, KEYS), *SCALES})
 
 
 def compose(seed: int, index: int) -> Piece:
@@ -169,14 +173,15 @@ def compose(seed: int, index: int) -> Piece:
         "chords": pick([name for name in style.chords if name != lead]),
         "rhythm": pick(style.rhythms),
     }
+    key, accompaniment, progression = pick(KEYS), pick(ACCOMPANIMENTS), pick(PROGRESSIONS[mode])
     return Piece(
         seed,
         index,
-        key=pick(KEYS),
+        key=key,
         mode=mode,
-        accompaniment=pick(ACCOMPANIMENTS),
-        progression=pick(PROGRESSIONS[mode]),
-        description=_describe(pick(TEMPLATES), fields),
+        accompaniment=accompaniment,
+        progression=progression,
+        description=_describe(pick(TEMPLATES), {**fields, "key": f"{key} {mode}"}),
         **fields,
     )
 
@@ -187,6 +192,8 @@ def _describe(template: str, fields: dict) -> str:
         genre=fields["genre"],
         mood=fields["mood"],
         tempo=tempo_word(fields["bpm"]),
+        lead=fields["lead"],
+        key=fields["key"],
         parts=f"{', '.join(parts)} and {last}",
     )
 
