@@ -11,8 +11,8 @@ from audiocraft_qamdt.generation.export import Card, export_model
 CARD = Card(
     title="QA-MDT of the playground",
     license="mit",
-    data="5,000 tracks of synthetic music of 8 s (`qamdt playground --tracks 5000 --degraded 0.5 --seed 31`), half of them "
-    "degraded, made by this package: no rights of others. `make pretrained` repeats the training.",
+    data="5,000 tracks of synthetic music of 8 s (`qamdt playground --tracks 5000 --degraded 0.5 --seed 31`), half of "
+    "them degraded, made by this package: no rights of others. `make pretrained` repeats the training.",
 )
 
 
