@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..utils.audio import read_audio
 from ..utils.randomness import keyed_seed
 from .cache import StageCache, digest, file_digest, pack, unpack
 from .captioners import Clip
@@ -301,9 +302,7 @@ def _original(path: str) -> str:
 
 def read_mono(path: str) -> tuple[Tensor, int]:
     """Return samples [S] of a file, channels averaged, and its sample rate."""
-    from audiocraft.data.audio import audio_read
-
-    audio, sample_rate = audio_read(path)
+    audio, sample_rate = read_audio(path)
     if not audio.isfinite().all():
         raise ValueError("it holds samples that are not finite numbers")
     return audio.mean(0), sample_rate

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import typing as tp
 
+STATISTICS_FILE = "quality.json"
+"""Statistics of a data set's scores, beside its manifest."""
+
 QUALITY = "quality"
 """Prefix of the attributes that hold quality, and the name of all of them together."""
 

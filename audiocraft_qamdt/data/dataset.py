@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import typing as tp
 from dataclasses import dataclass, fields, replace
@@ -12,17 +11,23 @@ from pathlib import Path
 import torch
 
 from ..compat import prepare
+from ..utils import audio
 from ..utils.randomness import keyed_generator, keyed_seed
+from ..utils.reading import warn_once
+from . import metadata
 from .attributes import QUALITY, quality_attributes
-from .manifest import Quality, find_manifest, read_quality, read_sidecar, sidecar_path
+from .manifest import BrokenSidecar, Quality, read_manifest, read_quality, sidecar_path
+from .metadata import read_metadata
 
 prepare()
 
-from audiocraft.data.audio_dataset import AudioMeta  # noqa: E402
+from audiocraft.data.audio_dataset import AudioMeta, _resolve_audio_meta  # noqa: E402
 from audiocraft.data.music_dataset import MusicDataset, MusicInfo, augment_music_info_description  # noqa: E402
 from audiocraft.modules.conditioners import ConditioningAttributes  # noqa: E402
 
 logger = logging.getLogger(__name__)
+audio.read_everywhere()
+metadata.read_everywhere()
 
 CURVE_RATE = 25.0
 """p-MOS values per second of the curve along a segment: the published latent frame rate."""
@@ -106,7 +111,8 @@ class QualityMusicDataset(MusicDataset):
 
     @classmethod
     def from_meta(cls, root: str | Path, **kwargs: tp.Any) -> QualityMusicDataset:
-        return super().from_meta(find_manifest(root), **kwargs)
+        # AudioCraft's own reader stops at a byte order mark and at a blank line.
+        return cls([_resolve_audio_meta(AudioMeta.from_dict(row)) for row in read_manifest(root)], **kwargs)
 
     def sample_file(self, index: int, rng: torch.Generator) -> AudioMeta:
         if self._tried >= _GRACE and self._most_fail():
@@ -121,8 +127,8 @@ class QualityMusicDataset(MusicDataset):
             self._tried, self._last_tried = self._tried + 1, self.meta[index].path
         try:
             wav, info = super().__getitem__(index)
-        except (json.JSONDecodeError, KeyError) as error:  # the second: dataset.info_fields_required
-            sidecar = Path(self._last_tried).with_suffix(".json")
+        except KeyError as error:  # dataset.info_fields_required
+            sidecar = sidecar_path(self._last_tried)
             raise ValueError(f"{sidecar}: not valid music metadata: {error}") from error
         except Exception as error:  # whatever the decoder raised, after AudioCraft's last retry
             raise self._unreadable() from error
@@ -212,16 +218,22 @@ def _shuffled(paths: list[str]) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=65536)
 def _cached_quality(path: str) -> Quality | None:
-    return read_quality(path)
+    try:
+        return read_quality(path)
+    except BrokenSidecar as error:  # one track's affair; a wrong score is everybody's, and refused
+        warn_once(f"{error}: the track has no quality")
+        return None
 
 
 @functools.lru_cache(maxsize=65536)
 def _cached_texts(path: str) -> tuple[str | None, tuple[str, ...]]:
     """A track's original description, and all its texts: this one, the refined one, the candidates that passed."""
     sidecar = sidecar_path(path)
-    content = read_sidecar(sidecar) if sidecar.exists() else {}
+    content = read_metadata(sidecar) if sidecar.exists() else {}
     description = content.get("description")
     original = content.get("description_original", description)
-    kept = [entry.get("text") for entry in content.get("captions") or [] if entry.get("kept")]
+    captions = content.get("captions")
+    entries = captions if isinstance(captions, list) else []
+    kept = [entry.get("text") for entry in entries if isinstance(entry, dict) and entry.get("kept")]
     texts = dict.fromkeys(text for text in (original, description, *kept) if isinstance(text, str) and text)
     return original or None, tuple(texts)

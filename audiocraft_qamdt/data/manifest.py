@@ -20,7 +20,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..utils.audio import UnreadableAudio, audio_info, find_audio, read_audio
 from ..utils.files import replacing, write_json
+from ..utils.outputs import check_folder
+from ..utils.reading import parse_json, read_json
+from .attributes import STATISTICS_FILE
+from .metadata import read_metadata
 
 MANIFEST_FILES = ("data.jsonl", "data.jsonl.gz")  # in the order in which AudioCraft looks for them
 QUALITY_KEY = "quality"
@@ -120,18 +125,22 @@ def sidecar_path(audio_path: str | Path) -> Path:
     return Path(audio_path).with_suffix(".json")
 
 
+class BrokenSidecar(ValueError):
+    """A sidecar that is not a JSON object in UTF-8; the message names it."""
+
+
 def read_sidecar(path: str | Path) -> dict[str, Any]:
     """Read a sidecar.
 
     Raises:
-        ValueError: naming the file, when it is not a JSON object.
+        BrokenSidecar: naming the file, when it is not a JSON object.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): repair or remove it") from error
+        raise BrokenSidecar(f"{error}: repair or remove it") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}: repair or remove it")
+        raise BrokenSidecar(f"{path} must hold a JSON object, got {type(content).__name__}: repair or remove it")
     return content
 
 
@@ -206,10 +215,11 @@ def read_manifest(path: str | Path) -> list[dict[str, Any]]:
     path = find_manifest(path)
     content = path.read_bytes()
     try:
-        lines = (gzip.decompress(content) if path.suffix == ".gz" else content).decode().splitlines()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({error}): make it again with `qamdt manifest`") from error
-    rows = [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    lines = enumerate(text.split("\n"), 1)
+    rows = [_row(line, f"{path}, line {number}") for number, line in lines if line.strip()]
     if not rows:
         raise ValueError(f"{path} is empty: make it again with `qamdt manifest {path.parent}`")
     return rows
@@ -222,22 +232,39 @@ def read_descriptions(path: str | Path) -> list[str]:
         ValueError: no track has one.
     """
     sidecars = (sidecar_path(row["path"]) for row in read_manifest(path))
-    texts = (read_sidecar(sidecar).get("description") for sidecar in sidecars if sidecar.exists())
+    texts = (read_metadata(sidecar).get("description") for sidecar in sidecars if sidecar.exists())
     descriptions = [text for text in texts if isinstance(text, str) and text]
     if not descriptions:
         raise ValueError(f"{path}: no track's sidecar has a description")
     return descriptions
 
 
+_ROW_KINDS: dict[str, tuple[tuple[type, ...], str, bool]] = {
+    "path": ((str,), "a text", True),
+    "duration": ((int, float), "a number of seconds", True),
+    "sample_rate": ((int,), "a whole number", True),
+    "amplitude": ((int, float), "a number", False),
+    "weight": ((int, float), "a number", False),
+    "info_path": ((str,), "a text", False),
+}
+"""Field of a row → its types, those in words, whether it must be there (null counts as not there)."""
+
+
 def _row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where}: not JSON ({error})") from error
-    missing = {"path", "duration", "sample_rate"} - set(row if isinstance(row, dict) else ())
+    row = parse_json(line, where)
+    known = row if isinstance(row, dict) else {}
+    missing = [name for name, (_, _, needed) in _ROW_KINDS.items() if needed and known.get(name) is None]
     if missing:
         raise ValueError(f"{where}: no {', '.join(sorted(missing))}")
-    return row
+    for name, (types, wanted, _) in _ROW_KINDS.items():
+        value = known.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, types)):
+            raise ValueError(f"{where}: {name} must be {wanted}, got {value!r}")
+        if name in ("duration", "sample_rate", "weight") and value is not None and value < 0:
+            raise ValueError(f"{where}: {name} cannot be negative, got {value!r}")
+    if not known["path"] or "\0" in known["path"]:
+        raise ValueError(f"{where}: path cannot be {known['path']!r}")
+    return known
 
 
 def write_manifest(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -256,6 +283,7 @@ class ManifestReport:
         tracks: number of tracks in it.
         seconds: their total duration.
         truncated: tracks in it whose header promises more than can be decoded, listed with what can.
+        left_out: what looks like audio and is none, or cannot be reached → why.
         unreadable: files left out because they cannot be decoded → why.
         silent: files left out because their peak is below the threshold.
         short: files left out because they are shorter than asked.
@@ -266,6 +294,7 @@ class ManifestReport:
     tracks: int = 0
     seconds: float = 0.0
     truncated: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     silent: list[str] = field(default_factory=list)
     short: list[str] = field(default_factory=list)
@@ -276,6 +305,7 @@ class ManifestReport:
         reasons = {
             "listed with the part that can be decoded": self.truncated,
             "left out, unreadable": [f"{name} ({reason})" for name, reason in self.unreadable.items()],
+            "left out": [f"{name} ({reason})" for name, reason in self.left_out.items()],
             "left out, silent": self.silent,
             "left out, too short": self.short,
             "left out, it has the sidecar of another track": self.same_stem,
@@ -305,15 +335,18 @@ def build_manifest(
         silence_db: peak, in dB relative to full scale, below which a file is silent.
     Raises:
         FileNotFoundError: when the folder does not exist or holds no audio.
+        OSError: when `out` cannot be written to; found out before anything is decoded.
         FileExistsError: when a `data.jsonl` in `out` would be read instead of the manifest.
         ValueError: when no file can be used; no manifest is written.
     """
     folder, out = Path(os.path.abspath(folder)), Path(os.path.abspath(folder if out is None else out))
     if (out / MANIFEST_FILES[0]).exists():
         raise FileExistsError(f"AudioCraft reads {out / MANIFEST_FILES[0]} before {MANIFEST_FILES[1]}: remove it")
-    report = ManifestReport(out / MANIFEST_FILES[1])
+    found = find_audio(folder)
+    check_folder(out)
+    report = ManifestReport(out / MANIFEST_FILES[1], left_out=found.left_out)
     kept: dict[Path, dict[str, Any]] = {}
-    for path, row in _read_rows(_audio_files(folder), workers):
+    for path, row in _read_rows(found.files, workers):
         if isinstance(row, str):
             report.unreadable[str(path)] = row
         elif row["duration"] < min_duration:
@@ -322,6 +355,8 @@ def build_manifest(
             report.silent.append(str(path))
         elif sidecar_path(path) in kept:
             report.same_stem.append(str(path))
+        elif sidecar_path(path).name == STATISTICS_FILE:
+            report.left_out[str(path)] = f"its sidecar would be {STATISTICS_FILE}, the data set's statistics: rename it"
         else:
             kept[sidecar_path(path)] = row
             report.truncated += [str(path)] if row.pop("truncated") else []
@@ -333,44 +368,25 @@ def build_manifest(
     return report
 
 
-def _audio_files(folder: Path) -> list[Path]:
-    from ..compat import prepare
-
-    prepare()
-    from audiocraft.data.audio_dataset import DEFAULT_EXTS
-
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder")
-    found = (Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names)
-    files = sorted(path for path in found if path.suffix.lower() in DEFAULT_EXTS)
-    if not files:
-        raise FileNotFoundError(f"no audio in {folder}: looked for {' '.join(DEFAULT_EXTS)}, nested folders included")
-    return files
-
-
 def _read_rows(files: list[Path], workers: int) -> Iterator[tuple[Path, dict[str, Any] | str]]:
     """Each file with its manifest row (and whether it is truncated), or with the reason why it cannot be read."""
 
     def read(path: Path) -> dict[str, Any] | str:
         try:
             return _read_row(path)
-        except Exception as error:  # decoders raise anything on a broken file; AudioCraft's own scan catches as much
-            return f"{type(error).__name__}: {error}"
+        except UnreadableAudio as error:
+            return error.reason
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         yield from zip(files, tqdm(pool.map(read, files), "reading", len(files), unit="file"), strict=True)
 
 
 def _read_row(path: Path) -> dict[str, Any]:
-    # What `find_audio_files(minimal=False)` does for a file; that one skips a broken file, saying why on stderr alone,
-    # and believes the header of a truncated one.
-    from audiocraft.data.audio import audio_info, audio_read
-    from audiocraft.data.audio_dataset import AudioMeta
-
-    info = audio_info(path)
-    audio, sample_rate = audio_read(path)
-    amplitude, decoded = audio.abs().max().item(), audio.shape[-1] / sample_rate
+    audio, sample_rate = read_audio(path)
+    amplitude, seconds = audio.abs().max().item(), audio.shape[-1] / sample_rate
     if not math.isfinite(amplitude):
-        raise ValueError("it holds samples that are not finite numbers")
-    row = AudioMeta(str(path), min(info.duration, decoded), info.sample_rate, amplitude).to_dict()
-    return row | {"truncated": info.duration - decoded > TRUNCATED_BY}
+        raise UnreadableAudio(path, "it holds samples that are not finite numbers")
+    # The fields of AudioCraft's `AudioMeta`. A header's duration is a promise, or an estimate: what was decoded counts.
+    row = {"path": str(path), "duration": seconds, "sample_rate": sample_rate, "amplitude": amplitude}
+    missing = audio_info(path).duration - seconds > TRUNCATED_BY
+    return {**row, "weight": None, "info_path": None, "truncated": missing}

@@ -70,7 +70,7 @@ class Clip:
         audio: mono [S].
         sample_rate: Hz.
         text: its description; None = there is none.
-        raw: [S] as generated, before its level was normalised; None = as `audio`.
+        raw: [C, S] or [S] as generated, before channels were mixed and the level normalised; None = as `audio`.
     Raises:
         ValueError: audio that is empty or not finite.
     """
@@ -171,6 +171,10 @@ class Metric:
         """Return quantity → value."""
         raise NotImplementedError
 
+    def used(self) -> int | None:
+        """Number of clips that the values are of, after `reduce`; None = all that there were."""
+        return None
+
     def score(self, clip: Clip, quantity: str, value: float) -> None:
         """Note a clip's own value."""
         self.scores.setdefault(quantity, {})[clip.name] = value
@@ -204,6 +208,9 @@ class MeanMetric(Metric):
         self.count = total(self.count)
         self.sums = {quantity: total(value) for quantity, value in self.sums.items()}
 
+    def used(self) -> int | None:
+        return int(self.count)
+
     def compute(self) -> dict[str, float]:
         return {quantity: (value / self.count).item() for quantity, value in self.sums.items()}
 
@@ -217,7 +224,7 @@ class Number:
         instrument: network and checkpoint, or predictor and version; "" = none.
         value: the number.
         reference: what the clips were compared with; "" = with nothing.
-        clips: how many were judged.
+        clips: how many were judged: those that the metric could use.
         best_of: of how many candidates each clip was chosen.
         seed: of the noise; None = not known.
     """

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,103 +15,63 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from ..compat import prepare
+from ..utils.audio import find_audio, read_audio
 from ..utils.files import replacing
+from ..utils.outputs import optional_cache
 from .base import Batch, Clip, Metric, Network, Number
 from .frechet import FrechetMetric, Moments
+from .signal import SILENT
 from .table import Evaluation
+from .texts import read_captions
 
 logger = logging.getLogger(__name__)
 
-CAPTION_COLUMNS = ("file", "description")
+
+def cache_folder() -> Path | None:
+    """Return the default folder of reference statistics: `audiocraft_qamdt` in the user's cache folder.
+
+    None = the user has no home.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "audiocraft_qamdt"
+    except RuntimeError:
+        return None
 
 
-def cache_folder() -> Path:
-    """Return the default folder of reference statistics: `audiocraft_qamdt` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "audiocraft_qamdt"
+def named_audio(folder: str | Path) -> dict[str, Path]:
+    """Find the audio of a folder, nested or not: path without suffix, relative to the folder, in form NFC → file.
 
-
-def find_audio(folder: str | Path) -> dict[str, Path]:
-    """Return audio files of a folder, nested or not: path without suffix, relative to the folder → file, sorted.
+    What is left out is warned of, with its reason; so is a second file of the same name.
 
     Raises:
         FileNotFoundError: no folder, or no audio in it.
-        ValueError: two files that differ in their suffix only.
     """
-    prepare()
-    from audiocraft.data.audio_dataset import DEFAULT_EXTS
-
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder")
-    found: dict[str, Path] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in DEFAULT_EXTS):
-        stem = path.relative_to(folder).with_suffix("").as_posix()
-        if stem in found:
-            raise ValueError(f"{path} and {found[stem]} have one name: move one of them elsewhere")
-        found[stem] = path
-    if not found:
-        raise FileNotFoundError(f"no audio in {folder}: looked for {' '.join(DEFAULT_EXTS)}, nested folders included")
-    return found
+    found, folder = find_audio(folder), Path(folder)
+    left_out = dict(found.left_out)
+    named: dict[str, Path] = {}
+    for path in found.files:
+        stem = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+        if stem in named:
+            left_out[str(path)] = f"it has the name of {named[stem]}"
+        else:
+            named[stem] = path
+    for path, reason in left_out.items():
+        logger.warning("left out: %s (%s)", path, reason)
+    return named
 
 
 def read_clip(path: Path, name: str = "", text: str | None = None) -> Clip:
-    """Return a file as a clip, mixed down to mono.
+    """Return a file as a clip, mixed down to mono; its channels as they are go along.
 
     Raises:
         ValueError: naming the file, when it cannot be decoded, is empty or holds NaN.
     """
-    from audiocraft.data.audio import audio_read
-
-    try:
-        audio, sample_rate = audio_read(path)
-    except Exception as error:  # decoders raise anything on a broken file
-        raise ValueError(f"{path} cannot be read as audio ({type(error).__name__}: {error})") from error
-    clip = Clip(str(path), audio.mean(0), sample_rate, text)
+    audio, sample_rate = read_audio(path)
+    clip = Clip(str(path), audio.mean(0), sample_rate, text, raw=audio)
+    if clip.audio.abs().max() < SILENT <= audio.abs().max():
+        logger.warning("%s: its channels cancel each other when they are mixed; networks hear silence", path)
     clip.name = name or clip.name  # errors name the file, scores its place in the folder
     return clip
-
-
-def read_captions(path: str | Path | None, files: Mapping[str, Path]) -> dict[str, str]:
-    """Return descriptions of clips: name → text.
-
-    Args:
-        path: a JSON object {file: description}, JSON lines or CSV with the columns file and description; a file is
-            named with or without its suffix. None = `description` of the sidecar beside each file, or of the
-            `conditioning` that AudioCraft writes beside its samples.
-        files: what `find_audio` found.
-    Raises:
-        ValueError: naming the file, when it has another form.
-    """
-    if path is None:
-        sidecars = {name: file.with_suffix(".json") for name, file in files.items()}
-        texts = {name: _description(file) for name, file in sidecars.items() if file.exists()}
-        return {name: text for name, text in texts.items() if text}
-    try:
-        rows = list(_caption_rows(Path(path)))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path}: not captions ({error}); expected a JSON object {{file: description}}, or JSON lines or CSV with "
-            f"the columns {' and '.join(CAPTION_COLUMNS)}"
-        ) from error
-    suffixes = {file.suffix for file in files.values()}
-    return {
-        name.removesuffix(Path(name).suffix) if Path(name).suffix in suffixes else name: text for name, text in rows
-    }
-
-
-def _description(sidecar: Path) -> str | None:
-    fields = json.loads(sidecar.read_text())
-    return fields.get("description") or (fields.get("conditioning") or {}).get("description")
-
-
-def _caption_rows(path: Path) -> Iterator[tuple[str, str]]:
-    if path.suffix == ".json":
-        yield from json.loads(path.read_text()).items()
-        return
-    with open(path, newline="") as file:
-        rows = csv.DictReader(file) if path.suffix == ".csv" else map(json.loads, file)
-        yield from ((row["file"], row["description"]) for row in rows)
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -131,23 +90,45 @@ def reference_moments(folder: str | Path, network: Network, cache: Path | None) 
         network: whose embeddings.
         cache: folder where moments are kept; None = nowhere.
     """
-    from safetensors.torch import load_file, save_file
-
-    files = list(find_audio(folder).values())
+    files = list(named_audio(folder).values())
     contents = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
     key = hashlib.sha256("\n".join([network.name, fingerprint(network.module), *contents]).encode()).hexdigest()
     kept = cache / f"{key[:32]}.safetensors" if cache is not None else None
-    if kept is not None and kept.exists():
+    if kept is not None and (known := _kept_moments(kept)) is not None:
         logger.info("%s with %s: statistics from %s", folder, network.name, kept)
-        return Moments(**load_file(kept))
+        return known
     moments = Moments.empty(network.dim)
     for path in tqdm(files, f"reference, {network.name}", unit="clip"):
         moments.add(read_clip(path).outputs(network).embeddings)
     if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(kept) as part:
-            save_file({name: value.contiguous() for name, value in vars(moments).items()}, part)
+        _keep_moments(moments, kept)
     return moments
+
+
+def _kept_moments(path: Path) -> Moments | None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return Moments(**load_file(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, TypeError) as error:
+        logger.warning("%s cannot be read (%s): it is computed again", path, error)
+        return None
+
+
+def _keep_moments(moments: Moments, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with optional_cache(f"reference statistics in {path.parent}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            try:
+                save_file({name: value.contiguous() for name, value in vars(moments).items()}, part)
+            except SafetensorError as error:
+                raise OSError(str(error)) from error
 
 
 def compare_with_folder(metrics: list[Metric], folder: str | Path, cache: Path | None) -> None:
@@ -215,7 +196,7 @@ def evaluate_folders(
         ValueError: audio that cannot be judged, or a reference that is missing, named.
     """
     begin = time.monotonic()
-    files, others = find_audio(generated), find_audio(reference) if reference is not None else {}
+    files, others = named_audio(generated), named_audio(reference) if reference is not None else {}
     texts = read_captions(captions, files)
     metrics = build()
     if reference is not None:

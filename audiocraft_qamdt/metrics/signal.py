@@ -18,14 +18,15 @@ GATE = 0.4  # seconds of a block of ITU-R BS.1770: a shorter clip has no loudnes
 class LevelShares(MeanMetric):
     """Shares of clips that are silent (peak below -60 dBFS) and clipped (a thousandth of the samples at full scale).
 
-    Both are measured before the level is normalised: afterwards no clip is either.
+    Both are measured before the level is normalised and channels are mixed: afterwards no clip is either. A clip is
+    clipped when one of its channels is, and silent when all are.
     """
 
     quantities = ("silent", "clipped")
 
     def measure(self, clip: Clip) -> dict[str, float]:
         level = (clip.audio if clip.raw is None else clip.raw).abs()
-        clipped = (level >= CLIPPED).double().mean() > CLIPPED_SHARE
+        clipped = (level >= CLIPPED).double().mean(-1).max() > CLIPPED_SHARE
         return {"silent": float(level.max() < SILENT), "clipped": float(clipped)}
 
 

@@ -70,8 +70,8 @@ def generated_batch(
     judged, compared = [], []
     for index, (name, info) in enumerate(zip(names, infos, strict=True)):
         # Mono, and without the padding of a short segment.
-        clip, before, other = (audio[index].mean(0)[: sizes[index]] for audio in (normal, raw, reference))
-        judged.append(Clip(name, clip, info.sample_rate, info.description, before))
+        clip, other = (audio[index].mean(0)[: sizes[index]] for audio in (normal, reference))
+        judged.append(Clip(name, clip, info.sample_rate, info.description, raw[index, :, : sizes[index]]))
         compared.append(Clip(name, other, info.sample_rate))
     return Batch(judged, compared, seconds, AudioCraftBatch(normal, reference[..., : raw.shape[-1]], sizes, stems))
 

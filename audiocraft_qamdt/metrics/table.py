@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import typing as tp
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from .frechet import FrechetMetric
 from .networks import NETWORKS, Networks
 from .probabilities import InceptionScore, KLDivergence
 from .signal import LevelShares, PredictedMOS, RealTimeFactor
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -165,8 +168,12 @@ class Evaluation:
         for metric in self.metrics:
             metric.reduce(total)
             compared = metric.reference_name or reference if metric.needs & {"reference", "pairs"} else ""
-            for quantity, value in metric.compute().items():
-                found.append(Number(quantity, metric.instrument, value, compared, clips, best_of, seed))
+            values, used = metric.compute(), metric.used()
+            if used is not None and used < clips:
+                logger.warning("%s is of %d of %d clips: the others cannot be used", "/".join(values), used, clips)
+            judged = clips if used is None else used
+            for quantity, value in values.items():
+                found.append(Number(quantity, metric.instrument, value, compared, judged, best_of, seed))
         return found
 
     def scores(self) -> dict[str, dict[str, float]]:

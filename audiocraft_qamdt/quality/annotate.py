@@ -28,11 +28,15 @@ from ..data.manifest import (
     find_manifest,
     read_manifest,
     read_quality,
+    sidecar_path,
     write_manifest,
     write_sidecar_key,
 )
 from ..slurm.shards import Shard, take_shard
+from ..utils.audio import read_audio
 from ..utils.files import replacing, write_json
+from ..utils.outputs import check_folder
+from ..utils.reading import read_json
 from .levels import LEVELS, PRESETS, STATISTICS_FILE, QualityStatistics, level_rule
 from .predictors.base import Predictor, load_predictor
 
@@ -161,6 +165,7 @@ def score(
 
     start, report = time.monotonic(), AnnotateReport(find_manifest(manifest), predictor.name, predictor.version)
     todo = _unscored(take_shard(read_manifest(report.manifest), shard), predictor, overwrite, report)
+    _check_outputs(report.manifest, todo)
     total = round(sum(row["duration"] for row in todo))
     with tqdm(total=total, desc="annotate", unit="s", unit_scale=True) as progress:
         for track in score_tracks(_decode(todo, predictor, workers, report), predictor, batch_size):
@@ -168,6 +173,28 @@ def score(
             progress.update(round(track.seconds))
     report.seconds = time.monotonic() - start
     return report
+
+
+def _check_outputs(manifest: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Find out now, not after an hour, what could not be written then."""
+    for folder in sorted({manifest.parent, *(Path(row["path"]).parent for row in rows)}):
+        check_folder(folder, "scores are written beside the audio, make the folder writable or copy the data set")
+    statistics, histogram = manifest.parent / STATISTICS_FILE, manifest.parent / HISTOGRAM_FILE
+    remedy = "move it elsewhere: annotate keeps the data set's statistics under this name"
+    if clash := [row["path"] for row in rows if sidecar_path(row["path"]) == statistics]:
+        raise ValueError(f"{clash[0]}: its sidecar would be {statistics.name}, the data set's statistics: rename it")
+    if statistics.exists() and not _is_statistics(statistics):
+        raise FileExistsError(f"{statistics} holds something else; {remedy}")
+    if histogram.exists() and not statistics.exists():
+        raise FileExistsError(f"{histogram} is there without {statistics.name}; {remedy}")
+
+
+def _is_statistics(path: Path) -> bool:
+    try:
+        content = read_json(path)
+    except ValueError:  # cut off, or damaged: annotating again is what mends it
+        return True
+    return isinstance(content, dict) and {"predictor", "quantiles"} & content.keys() != set()
 
 
 def _unscored(
@@ -216,15 +243,13 @@ def _collect(path: str, track: Future[Track], report: AnnotateReport) -> Iterato
     try:
         read = track.result()
     except Exception as error:  # decoders raise anything on a broken file
-        report.unreadable[path] = f"{type(error).__name__}: {error}"
+        report.unreadable[path] = str(error) or type(error).__name__
     else:
         yield read
 
 
 def _read_track(path: str, predictor: Predictor) -> Track:
-    from audiocraft.data.audio import audio_read
-
-    audio, sample_rate = audio_read(path)
+    audio, sample_rate = read_audio(path)
     if not audio.isfinite().all():
         raise ValueError("it holds samples that are not finite numbers")
     windows, wanted = windows_for(predictor, audio, sample_rate)
@@ -302,7 +327,11 @@ def _write(track: Track, predictor: Predictor, report: AnnotateReport) -> None:
     fields = Quality(pmos, predictor.hop, frames, predictor.name, predictor.version).to_dict()
     # What no reader would take is not written: a predictor that gives NaN or another scale is found out here.
     Quality.from_dict(fields, f"{predictor.name} on {track.path}")
-    write_sidecar_key(track.path, QUALITY_KEY, fields)
+    try:
+        write_sidecar_key(track.path, QUALITY_KEY, fields)
+    except (OSError, ValueError) as error:
+        report.unreadable[track.path] = str(error)
+        return
     report.scored += 1
     report.audio_seconds += track.seconds
 

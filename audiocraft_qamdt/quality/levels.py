@@ -5,7 +5,6 @@ Pure functions of numbers. What distinguishes the rules is data: the table `PRES
 
 from __future__ import annotations
 
-import json
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +15,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..data.attributes import STATISTICS_FILE
+from ..utils.reading import read_json
+
 LEVELS = (1, 2, 3, 4, 5)
 WORDS = ("low", "medium", "high")
-STATISTICS_FILE = "quality.json"
 # A constant predictor gives a standard deviation of 0: the cuts must stay in order around the mean all the same.
 SMALLEST_STD = 1e-6
 
@@ -80,9 +81,9 @@ class QualityStatistics:
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist: `qamdt annotate` writes it beside the manifest")
         try:
-            fields = json.loads(path.read_text())
+            fields = read_json(path)
         except ValueError as error:
-            raise ValueError(f"{path} is not JSON ({error}): run `qamdt annotate` again") from error
+            raise ValueError(f"{error}: run `qamdt annotate` again") from error
         if not isinstance(fields, dict):
             raise ValueError(f"{path}: expected an object, got {type(fields).__name__}")
         return cls.from_dict(fields, path)

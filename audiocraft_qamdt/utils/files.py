@@ -18,10 +18,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
     A reader sees the old file or the new one, never a part. Links are followed.
     """
     target = Path(os.path.realpath(path))
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    # Without the target's own name: the two together can be longer than the file system takes.
+    part = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         yield part
         os.replace(part, target)
+    except OSError as error:  # "No space left on device" alone names no file
+        if error.errno is None or error.filename not in (None, str(part)):
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 
@@ -16,6 +17,7 @@ from audiocraft_qamdt.data.dataset import CURVE_RATE, QualityMusicDataset
 from audiocraft_qamdt.data.manifest import build_manifest
 from audiocraft_qamdt.models.mdt import resample_levels
 from audiocraft_qamdt.quality.levels import QualityStatistics, level_rule
+from audiocraft_qamdt.utils import reading
 
 from ..helpers.audio_folder import make_folder, write_track
 
@@ -142,11 +144,47 @@ def test_bad_scores_are_refused_by_name(tmp_path, pmos):
         build(tmp_path)[0]
 
 
-def test_corrupt_sidecar_is_named(tmp_path):
+SPOILT = {
+    "cut off": (b'{"description": ', "not JSON"),
+    "a list": (b'["slow piano"]', "must hold a JSON object"),
+    "null": (b"null", "must hold a JSON object"),
+    "a number": (b"4", "must hold a JSON object"),
+    "Latin-1": (b'{"description": "caf\xe9"}', "is not UTF-8"),
+    "UTF-16": ('{"description": "x"}'.encode("utf-16"), "UTF-16"),
+    "empty": (b"", "not JSON"),
+    "bpm a list": (b'{"bpm": [120]}', "bpm must be a number"),
+    "bpm NaN": (b'{"bpm": NaN}', "bpm cannot be NaN"),
+    "description a number": (b'{"description": 5}', "description must be a text"),
+    "description a list": (b'{"description": ["x"]}', "description must be a text"),
+    "genre an object": (b'{"genre": {"a": 1}}', "genre must be a text"),
+    "moods of numbers": (b'{"moods": [1, 2]}', "moods must be a text or a list of texts"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), SPOILT.values(), ids=SPOILT)
+def test_a_spoilt_sidecar_is_named_with_its_key_and_costs_its_own_track_no_more_than_that(
+    tmp_path, caplog, content, message
+):
+    make_folder(tmp_path, tracks=2, quality=False)
+    (tmp_path / "track0.json").write_bytes(content)
+    reading.warn_once.cache_clear()
+    dataset = build(tmp_path, merge_text_p=1.0, drop_other_p=1.0)
+    dataset.start_epoch(1)
+    infos = [dataset[index][1] for index in range(16)]
+    assert {info.meta.path for info in infos} == {str(tmp_path / f"track{index}.wav") for index in range(2)}
+    assert "track0.json" in caplog.text and message in caplog.text
+    assert all("track number 1" in info.description for info in infos if info.meta.path.endswith("1.wav"))
+
+
+def test_a_byte_order_mark_changes_nothing(tmp_path):
     make_folder(tmp_path, tracks=1)
-    (tmp_path / "track0.json").write_text('{"description": ')
-    with pytest.raises(ValueError, match="track0.json: not valid music metadata"):
-        build(tmp_path)[0]
+    for name in ("track0.json", "quality.json"):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
+    rows = gzip.decompress((tmp_path / "data.jsonl.gz").read_bytes())
+    (tmp_path / "data.jsonl").write_bytes(b"\xef\xbb\xbf\n" + rows + b"\r\n\n")
+    _, info = build(tmp_path)[0]
+    assert (info.description, info.pmos) == ("track number 0", 3.0)
+    assert QualityStatistics.load(tmp_path).mean == 3.0
 
 
 def test_a_corrupt_file_is_skipped_with_its_name(tmp_path, caplog):

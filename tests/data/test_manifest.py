@@ -13,6 +13,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audiocraft_qamdt.data import manifest
 from audiocraft_qamdt.data.manifest import (
     Quality,
     build_manifest,
@@ -23,6 +24,7 @@ from audiocraft_qamdt.data.manifest import (
     write_manifest,
     write_sidecar_key,
 )
+from audiocraft_qamdt.utils.audio import AudioInfo
 from audiocraft_qamdt.utils.files import replacing
 
 FIELDS = {"pmos": 3.7, "hop": 1.0, "frames": [3.0, 4.0, 5.0], "predictor": "acoustic", "version": "1"}
@@ -130,9 +132,9 @@ def test_a_missing_sidecar_is_created(tmp_path):
 @pytest.mark.parametrize("content", ['{"title": ', "[1]", "\xff"])
 def test_a_corrupt_sidecar_is_refused_by_name_and_left_alone(tmp_path, content):
     (tmp_path / "a.json").write_text(content, encoding="latin-1")
-    with pytest.raises(ValueError, match=r"a\.json .*repair or remove it"):
+    with pytest.raises(ValueError, match=r"a\.json.*repair or remove it"):
         read_quality(tmp_path / "a.wav")
-    with pytest.raises(ValueError, match=r"a\.json .*repair or remove it"):
+    with pytest.raises(ValueError, match=r"a\.json.*repair or remove it"):
         write_sidecar_key(tmp_path / "a.wav", "quality", FIELDS)
     assert (tmp_path / "a.json").read_text(encoding="latin-1") == content
 
@@ -240,10 +242,8 @@ def test_what_cannot_be_used_is_left_out_by_name(tmp_path):
 
 
 def test_the_part_of_a_truncated_file_that_can_be_decoded_is_listed(tmp_path, monkeypatch):
-    import audiocraft.data.audio as audio
-
     path = write_tone(tmp_path / "a.wav", seconds=2)
-    monkeypatch.setattr(audio, "audio_info", lambda _: audio.AudioFileInfo(16000, 15.0, 1))  # as an mp3's header says
+    monkeypatch.setattr(manifest, "audio_info", lambda _: AudioInfo(16000, 15.0, 1))  # as an mp3's header says
     report = build_manifest(tmp_path)
     assert report.truncated == [str(path)]
     assert read_manifest(tmp_path)[0]["duration"] == 2.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import soundfile
 
 from audiocraft_qamdt.cli import main
 from audiocraft_qamdt.commands.evaluate import parse_metrics
-from audiocraft_qamdt.metrics.folders import find_audio, read_captions
+from audiocraft_qamdt.metrics.folders import named_audio
+from audiocraft_qamdt.metrics.texts import read_captions
 from audiocraft_qamdt.playground.degradation import degrade
 from audiocraft_qamdt.playground.synthesis import compose, render
 from audiocraft_qamdt.quality.predictors.acoustic import Acoustic
@@ -78,13 +80,34 @@ def test_reference_statistics_are_kept_by_content(folders, tmp_path, caplog):
     assert len(list((tmp_path / "cache").iterdir())) == 2 and numbers(third) != numbers(first)
 
 
-def test_clap_with_captions(folders, tmp_path, tiny_clap):
+def test_clap_with_captions(folders, tmp_path, tiny_clap, caplog):
     clean, *_ = folders
     captions = tmp_path / "captions.csv"
     captions.write_text("file,description\nclip00.wav,slow piano\nclip01.wav,fast drums\n")
     code, report = evaluate(tmp_path, clean, "--metrics", f"clap:clap={tiny_clap}", "--captions", captions)
     assert code == 0 and -1 <= numbers(report)["clap"] <= 1
     assert len(report["scores"]) == 2 and report["numbers"][0]["instrument"].startswith("clap-")
+    assert report["numbers"][0]["clips"] == 2 and "_n2" not in report["numbers"][0]["instrument"]
+    assert report["numbers"][0]["key"].endswith("/n2") and "clap is of 2 of 8 clips" in caplog.text
+
+
+def test_channels_are_measured_before_they_are_mixed(tmp_path, caplog):
+    tone = 0.3 * np.sin(np.arange(16000) / 10)
+    soundfile.write(tmp_path / "one_clipped.wav", np.stack([np.sign(tone), 0 * tone], 1), 16000)
+    soundfile.write(tmp_path / "antiphase.wav", np.stack([tone, -tone], 1), 16000)
+    code, report = evaluate(tmp_path, tmp_path, "--metrics", "silence")
+    assert code == 0 and report["scores"] == {
+        "antiphase": {"silent": 0.0, "clipped": 0.0},
+        "one_clipped": {"silent": 0.0, "clipped": 1.0},
+    }
+    assert "antiphase.wav: its channels cancel each other" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(folders, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    options = ("--metrics", "fad:playground", "--no-extrapolate", "--cache", tmp_path / "file" / "cache")
+    code, _ = evaluate(tmp_path, folders[0], "--reference", folders[1], *options)
+    assert code == 0 and "cannot be kept" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -115,6 +138,66 @@ def test_broken_captions_are_named(tmp_path):
     (tmp_path / "captions.csv").write_text("name,text\na,b\n")
     with pytest.raises(ValueError, match="captions.csv: not captions.*file and description"):
         read_captions(tmp_path / "captions.csv", {})
+
+
+BOM = b"\xef\xbb\xbf"
+ODD_CAPTIONS = {
+    "byte order mark": ("c.csv", BOM + b"file,description\r\na.wav,slow piano\r\n"),
+    "blank lines": ("c.jsonl", b'\n{"file": "a.wav", "description": "slow piano"}\n\n'),
+    "mark before JSON": ("c.json", BOM + b'{"a.wav": "slow piano"}'),
+    "semicolons": ("c.csv", b"file;description\na.wav;slow piano\n"),
+    "tabs": ("c.TSV", b"file\tdescription\na.wav\tslow piano\n"),
+    "more columns": ("c.csv", b"id,file,description\n1,./a.WAV,slow piano\n\n"),
+    "a null": ("c.jsonl", b'{"file": "a.wav", "description": "slow piano"}\n{"file": "b", "description": null}'),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), ODD_CAPTIONS.values(), ids=ODD_CAPTIONS)
+def test_captions_as_programs_write_them(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    files = {"a": tmp_path / "a.wav", "b": tmp_path / "b.wav"}
+    assert read_captions(tmp_path / name, files) == {"a": "slow piano"}
+
+
+BAD_CAPTIONS = {
+    "Latin-1": ("c.csv", b"file,description\na.wav,caf\xe9\n", r"c\.csv:2: .*not UTF-8"),
+    "UTF-16": ("c.csv", "file,description".encode("utf-16"), "UTF-16: save it as UTF-8"),
+    "a number": ("c.jsonl", b'{"file": "a", "description": 5}', r"c\.jsonl:1: the description of a must be a text"),
+    "cut off": ("c.jsonl", b'\n{"file": "a", ', r"c\.jsonl:2: not JSON"),
+    "a list": ("c.json", b"[]", r"c\.json: not captions"),
+    "another suffix": ("c.xlsx", b"PK", r"c\.xlsx: captions are a file of \.json"),
+    "two for one": ("c.csv", b"file,description\na,x\na.wav,y\n", r"c\.csv:3: a second description of a\.wav"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD_CAPTIONS.values(), ids=BAD_CAPTIONS)
+def test_captions_that_are_none_are_named_with_the_line(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_captions(tmp_path / name, {"a": tmp_path / "a.wav"})
+
+
+def test_captions_of_no_clip_are_named(tmp_path, caplog):
+    (tmp_path / "c.csv").write_text("file,description\na.wav,x\nnosuch.wav,y\n")
+    read_captions(tmp_path / "c.csv", {"a": tmp_path / "a.wav"})
+    assert "c.csv: no clip is called nosuch.wav: 1 of 2 left out" in caplog.text
+
+
+FOREIGN = {
+    "a list": '["slow piano"]',
+    "conditioning a text": '{"conditioning": "piano"}',
+    "cut off": '{"description":',
+    "a number": '{"description": 5}',
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_json_beside_clips_that_is_not_ours_is_named_and_stops_nothing(tmp_path, caplog, content):
+    (tmp_path / "a.json").write_text(content)
+    (tmp_path / "b.json").write_text('{"description": "fast drums"}')
+    files = {name: tmp_path / f"{name}.wav" for name in "ab"}
+    assert read_captions(None, files) == {"b": "fast drums"}
+    assert str(tmp_path / "a.json") in caplog.text
 
 
 def spoil(folder, name, samples):
@@ -154,11 +237,21 @@ def test_what_cannot_be_judged_is_named(folders, tmp_path, caplog, spoilt, more,
     assert re.search(message, caplog.text), caplog.text
 
 
-def test_two_files_of_one_name_are_refused(tmp_path):
+def test_of_two_files_of_one_name_the_second_is_left_out_by_name(tmp_path, caplog):
     for name in ("a.wav", "a.flac"):
         soundfile.write(tmp_path / name, np.zeros(100), 16000)
-    with pytest.raises(ValueError, match="a.wav.*a.flac|a.flac.*a.wav"):
-        find_audio(tmp_path)
+    assert named_audio(tmp_path) == {"a": tmp_path / "a.flac"}
+    assert f"left out: {tmp_path / 'a.wav'} (it has the name of {tmp_path / 'a.flac'})" in caplog.text
+
+
+def test_names_are_the_same_in_both_unicode_forms(tmp_path):
+    for form in ("NFC", "NFD"):
+        (tmp_path / form).mkdir()
+        soundfile.write(tmp_path / form / f"{unicodedata.normalize(form, 'café')}.wav", np.ones(100), 16000)
+    composed, decomposed = (named_audio(tmp_path / form) for form in ("NFC", "NFD"))
+    assert composed.keys() == decomposed.keys()
+    (tmp_path / "c.csv").write_text(f"file,description\n{unicodedata.normalize('NFD', 'café.WAV')},warm\n")
+    assert read_captions(tmp_path / "c.csv", composed) == {"café": "warm"}
 
 
 def test_metrics_are_parsed():
