@@ -55,7 +55,7 @@ def read_lines(path: str | Path) -> list[tuple[str, str]]:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Parse JSON, with NaN and infinite numbers as null: that is what they mean where pandas wrote them, and it is said.
+    """Parse JSON, with NaN and infinite numbers as null: that is what pandas means by them. It is logged.
 
     Args:
         where: file, or file and line, for the message.
