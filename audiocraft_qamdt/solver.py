@@ -65,7 +65,7 @@ class QAMDTSolver(MusicGenSolver):
         super(MusicGenSolver, self).__init__(cfg)
         self._best_metric_name: str | None = "loss"
         # What AudioCraft writes beside each sample; `generate.*` is what generation reads.
-        self.generation_params = {key: cfg.generate[key] for key in ("steps", "sampler", "seed", "quality")}
+        self.generation_params = {key: cfg.generate[key] for key in ("steps", "sampler", "eta", "seed", "quality")}
         self._use_statistics()
         self._cached_batch_writer: CachedBatchWriter | None = None
         self._cached_batch_loader: LatentBatchLoader | None = None

@@ -69,6 +69,10 @@ def test_the_two_published_presets_differ_only_where_paper_and_code_do():
     assert {key for key in official if official[key] != paper[key]} == {
         "quality.rule",
         "quality.null_level",
+        "quality.null_prefix",
+        "classifier_free_guidance.inference_coef",
+        "mdt.positions",
+        "mdt.ffn",
         "masking.spread",
     }
 
@@ -77,6 +81,8 @@ def test_published_values():
     cfg = config("solver=qamdt")
     assert (cfg.mdt.dim, cfg.mdt.depth, cfg.mdt.decoder_depth, cfg.mdt.num_heads) == (1152, 28, 8, 16)
     assert (cfg.generate.sampler, cfg.generate.steps, cfg.classifier_free_guidance.inference_coef) == ("ddim", 200, 3.5)
+    assert (cfg.generate.eta, cfg.optim.max_norm, cfg.optim.adam.weight_decay) == (1.0, 2.0, 0.01)
+    assert cfg.generate.clap.endswith("music_speech_audioset_epoch_15_esc_89.98.pt")
     assert (cfg.diffusion.schedule.beta_start, cfg.diffusion.schedule.beta_end, cfg.diffusion.snr_gamma) == (
         0.0015,
         0.0195,

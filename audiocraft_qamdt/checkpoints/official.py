@@ -22,7 +22,8 @@ NETWORK, EMA = "model.diffusion_model.", "model_ema."
 BINS = 16
 """Latent bins of the published VAE: with the number of patches they give the latent frames."""
 
-# The p-MOS of the published training data, from which its thresholds 3.55 and 4.05 come (DESIGN: "Quality").
+# The p-MOS of the published training data: `miu` and `sigma` in hhhh.py. Its thresholds for the prefix, 3.55 and 4.05,
+# are the mean ∓ 1.25 standard deviations.
 PUBLISHED_MEAN, PUBLISHED_STD = 3.80, 0.20
 
 

@@ -32,7 +32,8 @@ class ClapScorer:
     windows whose embeddings are averaged; shorter audio is repeated until it fills one, as in training.
 
     Args:
-        name: hub id or folder of a transformers `ClapModel` and its processor, or a checkpoint file of laion-clap.
+        name: hub id or folder of a transformers `ClapModel` and its processor, or a checkpoint file of laion-clap, on
+            this machine or on the hub (`owner/name/file.pt`).
         device: where it computes.
         tokenizer: hub id or folder of the tokenizer for a laion-clap file, which holds none.
     """
@@ -41,13 +42,14 @@ class ClapScorer:
         from transformers import ClapModel, ClapProcessor
 
         self.model: tp.Any
-        if Path(name).is_file():
-            self.model, self.processor = load_laion_clap(name, tokenizer)
+        file = _checkpoint_file(name)
+        if file is not None:
+            self.model, self.processor = load_laion_clap(file, tokenizer)
         else:
             self.model, self.processor = ClapModel.from_pretrained(name).eval(), ClapProcessor.from_pretrained(name)
         self.model.to(device)
         self.name, self.device = name, device
-        self.key = {"tokenizer": tokenizer if Path(name).is_file() else None}
+        self.key = {"tokenizer": tokenizer if file is not None else None}
         text = self.model.config.text_config
         self._text_tokens = min(TEXT_TOKENS, text.max_position_embeddings - text.pad_token_id - 1)
         self.dim = self.model.config.projection_dim
@@ -81,6 +83,19 @@ class ClapScorer:
     def __call__(self, audio: Tensor, sample_rate: int, texts: list[str]) -> Tensor:
         embedded = torch.stack([self.embed_audio(clip.mean(0), sample_rate).mean(0) for clip in audio])
         return torch.cosine_similarity(embedded, self.embed_texts(texts))
+
+
+def _checkpoint_file(name: str) -> Path | None:
+    """The laion-clap file that `name` means, downloaded where it lies on the hub; None = a `ClapModel`."""
+    if Path(name).is_file():
+        return Path(name)
+    owner, _, rest = name.partition("/")
+    repository, _, file = rest.partition("/")
+    if not (owner and repository and file.endswith(".pt")):
+        return None
+    from huggingface_hub import HfApi
+
+    return Path(HfApi().hf_hub_download(f"{owner}/{repository}", file))
 
 
 def _pooled(output: tp.Any) -> Tensor:

@@ -14,6 +14,7 @@ SETTINGS = {
     "duration": (float, "seconds; any length"),
     "steps": (int, "of the sampler"),
     "sampler": (str, "dpmsolver++, ddim, unipc, euler or heun"),
+    "eta": (float, "noise that each step of ddim adds: 0 = none, 1 = as published"),
     "seed": (int, "same seed, same clip"),
     "negative-prompt": (str, "what to lead away from"),
     "guidance-scale": (float, "weight of the prompt, 1 = no guidance"),

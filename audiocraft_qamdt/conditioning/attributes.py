@@ -99,16 +99,20 @@ def null_attributes(
     return item
 
 
-def text_attributes(item: ConditioningAttributes, null_level: float, prefix: bool) -> ConditioningAttributes:
+def text_attributes(
+    item: ConditioningAttributes, null_level: float, prefix: bool, null_prefix: str | None = None
+) -> ConditioningAttributes:
     """Attributes of the branch that has the text of `item` and the null quality (see `Guidance.quality_scale`).
 
     Args:
         prefix: whether `item` has a quality prefix before its description.
+        null_prefix: the prefix word of the null quality; None = no prefix.
     """
     description = item.text["description"]
     item = _own_text(item)
     item.text.update(_null_levels(item, null_level))
-    item.text["description"] = unprefixed(description) if prefix and description else description
+    description = unprefixed(description) if prefix and description else description
+    item.text["description"] = prefixed(description, null_prefix)
     return item
 
 

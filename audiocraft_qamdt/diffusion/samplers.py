@@ -12,11 +12,18 @@ from .objective import NoiseSchedule
 Denoise = tp.Callable[[Tensor, Tensor], Tensor]
 """denoise(x [B, C, T, F], t [B]) -> the network's prediction [B, C, T, F]."""
 
+StepNoise = tp.Callable[[int], Tensor]
+"""step_noise(index of the step) -> standard normal noise [B, C, T, F]."""
+
+STOCHASTIC = ("ddim",)
+"""Samplers that take `eta`."""
+
 _PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
 
-# name -> (class in diffusers, its options). `ddim` is exactly the published sampler of QA-MDT. The others space their
-# steps evenly in the logarithm of the signal-to-noise ratio: on Gaussian data, whose solution is known, 25 steps of
-# dpmsolver++ are 0.2 % from the solution that way, and 6.5 % with steps spaced evenly in time.
+# name -> (class in diffusers, its options). `ddim` has the published timesteps and coefficients; the authors' inference
+# runs it with eta=1 (`ddpm.py`, lines 1928 and 2026). The others space their steps evenly in the logarithm of the
+# signal-to-noise ratio: on Gaussian data, whose solution is known, 25 steps of dpmsolver++ are 0.2 % from the solution
+# that way, and 6.5 % with steps spaced evenly in time.
 SAMPLERS: dict[str, tuple[str, dict[str, tp.Any]]] = {
     "ddim": (
         "DDIMScheduler",
@@ -55,6 +62,18 @@ def make_scheduler(sampler: str, schedule: NoiseSchedule, steps: int) -> tp.Any:
     )
 
 
+def check_eta(eta: float, sampler: str) -> None:
+    """Refuse an `eta` that is no share, or that the sampler does not take.
+
+    Raises:
+        ValueError: says which samplers take it.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta={eta!r}: it is a share, from 0 to 1")
+    if eta and sampler not in STOCHASTIC:
+        raise ValueError(f"eta={eta}: sampler={sampler} adds no noise, set sampler={STOCHASTIC[0]} or eta=0")
+
+
 @torch.no_grad()
 def sample(
     denoise: Denoise,
@@ -63,28 +82,37 @@ def sample(
     *,
     sampler: str = "dpmsolver++",
     steps: int = 25,
+    eta: float = 0.0,
+    step_noise: StepNoise | None = None,
     progress: tp.Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Integrate from noise to latents.
 
     Args:
         denoise: the network (with guidance) as a function of (x, t).
-        noise: standard normal start, [B, C, T, F], float32; the result depends on nothing else that is random.
+        noise: standard normal start, [B, C, T, F], float32; with `step_noise` all that is random.
         schedule: as in training.
         sampler: a key of `SAMPLERS`.
         steps: number of steps (Heun evaluates the network twice per step).
+        eta: noise that each step of `ddim` adds, as a share of the posterior's standard deviation (arXiv 2010.02502,
+            eq. 16): 0 = none, 1 = the ancestral sampler of DDPM (published inference).
+        step_noise: where that noise comes from; needed where `eta` is above 0.
         progress: called with (evaluations done, evaluations in all).
     Returns:
         Latents [B, C, T, F], float32.
     """
     if not 1 <= steps <= schedule.num_steps:
         raise ValueError(f"steps={steps}: sampling takes between 1 and {schedule.num_steps} steps")
+    check_eta(eta, sampler)
+    if eta and step_noise is None:
+        raise ValueError(f"eta={eta}: pass step_noise, the noise of each step")
     scheduler = make_scheduler(sampler, schedule, steps)
     scheduler.set_timesteps(steps, device=noise.device)
     x = noise.float() * scheduler.init_noise_sigma
     for index, timestep in enumerate(scheduler.timesteps):
         prediction = denoise(scheduler.scale_model_input(x, timestep), timestep.expand(len(x)))
-        x = scheduler.step(prediction.float(), timestep, x, return_dict=False)[0]
+        options = {"eta": eta, "variance_noise": step_noise(index)} if eta and step_noise else {}
+        x = scheduler.step(prediction.float(), timestep, x, return_dict=False, **options)[0]
         if progress is not None:
             progress(index + 1, len(scheduler.timesteps))
     return x

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..conditioning.attributes import Curve
+from ..diffusion.samplers import STOCHASTIC
 from ..utils import plots
 from .files import Job, run_jobs
 from .qamdt import QAMDT
@@ -78,6 +79,7 @@ class Asked:
     guidance_scale: float
     seed: float
     candidates: float
+    eta: float = 0.0
 
     def curve(self) -> Curve:
         """Quality over time: start, middle and end."""
@@ -103,6 +105,7 @@ def make_clips(
         "steps": int(asked.steps),
         "guidance_scale": asked.guidance_scale,
         "negative_prompt": asked.negative_prompt or None,
+        **({"eta": asked.eta} if model.params.sampler in STOCHASTIC else {}),
     }
     seed, count = int(asked.seed), int(asked.candidates)
     seeds = range(seed, seed + count)
@@ -187,6 +190,9 @@ def _controls(gradio: tp.Any, model: QAMDT, limits: Limits) -> dict[str, tp.Any]
         controls["guidance_scale"] = gradio.Slider(0, 15, scale, step=0.5, label="Guidance", elem_id="guidance")
         controls["seed"] = gradio.Number(defaults.seed, precision=0, minimum=0, label="Seed", elem_id="seed")
         controls["candidates"] = gradio.Slider(1, limits.candidates, 1, step=1, label="Clips", elem_id="candidates")
+        noisy = defaults.sampler in STOCHASTIC
+        label = "Noise of each step (eta)"
+        controls["eta"] = gradio.Slider(0, 1, defaults.used_eta, step=0.1, label=label, visible=noisy, elem_id="eta")
     return {field.name: controls[field.name] for field in dataclasses.fields(Asked)}
 
 

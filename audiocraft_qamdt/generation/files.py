@@ -30,6 +30,7 @@ SETTINGS = (
     "duration",
     "steps",
     "sampler",
+    "eta",
     "seed",
     "guidance_scale",
     "quality_scale",

@@ -22,8 +22,8 @@ from ..diffusion.windows import plan_windows, windowed
 from ..latents.chunks import decode_long
 from ..latents.codec import LatentCodec
 from ..models.compiling import compiled
-from ..quality.levels import LevelRule
-from ..utils.randomness import keyed_seed, noise_like_items
+from ..quality.levels import LevelRule, prefixed
+from ..utils.randomness import keyed_seed, noise_like_items, step_noise_like_items
 from .params import GenerationParams
 
 from audiocraft.modules.conditioners import ConditioningAttributes  # isort: skip
@@ -164,9 +164,15 @@ class Pipeline:
         known: Known | None,
     ) -> Tensor:
         shape = (self.codec.latent_channels, layout.frames, self.codec.latent_bins)
-        noise = noise_like_items(shape, seeds, self.device)
         latents = sample(
-            denoise, noise, self.schedule, sampler=self.params.sampler, steps=self.params.steps, progress=progress
+            denoise,
+            noise_like_items(shape, seeds, self.device),
+            self.schedule,
+            sampler=self.params.sampler,
+            steps=self.params.steps,
+            eta=self.params.used_eta,
+            step_noise=step_noise_like_items(shape, seeds, self.device),
+            progress=progress,
         )
         latents = latents if known is None else known.put_back(latents)
         window = self.model.backbone.latent_frames
@@ -189,13 +195,14 @@ class Pipeline:
 
     def branches(self, attributes: list[ConditioningAttributes], layout: Layout) -> dict[str, Conditions]:
         """Conditions of guidance's branches, under the names of `guided`'s arguments."""
-        level = self.params.null_level
+        level, word = self.params.null_level, self.params.null_prefix if self.prefix else None
+        null_text = prefixed(self.params.negative_prompt, word)
         branches = {
             "conditional": attributes,
-            "unconditional": [null_attributes(item, level, self.params.negative_prompt) for item in attributes],
+            "unconditional": [null_attributes(item, level, null_text) for item in attributes],
         }
         if self.params.guidance.separate:
-            branches["text"] = [text_attributes(item, level, self._has_prefix(item)) for item in attributes]
+            branches["text"] = [text_attributes(item, level, self._has_prefix(item), word) for item in attributes]
         encode = self.model.encode_conditions
         if layout.long:
             encode = functools.partial(self.model.encode_long, frames=layout.frames)

@@ -17,6 +17,7 @@ from .. import builders
 from ..checkpoints import store
 from ..conditioning.attributes import Curve, attributes_for
 from ..conditioning.model import QAMDTModel
+from ..diffusion.samplers import check_eta
 from ..latents.codec import LatentCodec
 from ..quality.levels import QualityStatistics
 from .params import GenerationParams, item_seeds
@@ -107,8 +108,10 @@ class QAMDT(Pipeline):
             duration=cfg.generate.lm.gen_duration or cfg.dataset.segment_duration,
             steps=cfg.generate.steps,
             sampler=cfg.generate.sampler,
+            eta=cfg.generate.get("eta", 0.0),
             guidance=builders.get_guidance(cfg.classifier_free_guidance, schedule),
             null_level=cfg.quality.null_level,
+            null_prefix=cfg.quality.get("null_prefix"),
             seed=cfg.generate.seed,
             # Models trained before these keys were there do without them.
             num_candidates=cfg.generate.get("candidates", 1),
@@ -148,6 +151,8 @@ class QAMDT(Pipeline):
             raise TypeError(
                 f"no settings {', '.join(unknown)}: choose among {', '.join(sorted(names | _GUIDANCE.keys()))}"
             )
+        if settings.get("eta"):  # a recipe's eta is left aside by samplers without noise; one that is asked for is not
+            check_eta(settings["eta"], settings.get("sampler", self.params.sampler))
         self.params = replace(self.params, guidance=replace(self.params.guidance, **guidance), **settings)
 
     def set_custom_progress_callback(self, progress_callback: Progress | None = None) -> None:

@@ -187,17 +187,27 @@ class Part:
 
 @dataclass(frozen=True)
 class Preset:
-    """A rule before it meets a data set: four cuts between the levels, two between the prefix words."""
+    """A rule before it meets a data set: four cuts between the levels, and the cuts between the prefix words.
+
+    Args:
+        names: the words from the lowest to the highest; None = no prefix.
+    """
 
     levels: tuple[Cut, Cut, Cut, Cut]
-    words: tuple[Cut, Cut]
+    words: tuple[Cut, ...]
+    names: tuple[str | None, ...] = WORDS
 
 
 # "official" is what the published code does (its 3.55 and 4.05 are mean 3.80 ∓ 1.25 · 0.20). "paper" is the paper's
 # Q(s) = ⌊(s − (μ − 2σ)) / σ⌋ + r, r = 2 if s > μ else 1, clamped to 1…5: as printed, level 3 is s = μ alone.
+# The paper's words leave gaps, in which a description has no prefix: from μ − 2σ to μ − σ, and from μ + σ to μ + 2σ.
 PRESETS: dict[str, Preset] = {
     "official": Preset((Sigma(-2), Sigma(-1), Sigma(1), Sigma(2)), (Sigma(-1.25, above=True), Sigma(1.25))),
-    "paper": Preset((Sigma(-1), Sigma(0), Sigma(0, above=True), Sigma(1)), (Sigma(-2), Sigma(2, above=True))),
+    "paper": Preset(
+        (Sigma(-1), Sigma(0), Sigma(0, above=True), Sigma(1)),
+        (Sigma(-2), Sigma(-1), Sigma(1, above=True), Sigma(2, above=True)),
+        ("low", None, "medium", None, "high"),
+    ),
     "quantile": Preset((Share(0.2), Share(0.4), Share(0.6), Share(0.8)), (Share(0.2), Share(0.8))),
     # Equal steps of p-MOS: where many tracks are about equally good, equal shares would separate inaudible differences.
     "even": Preset((Part(0.2), Part(0.4), Part(0.6), Part(0.8)), (Part(0.2), Part(0.8))),
@@ -210,13 +220,15 @@ class LevelRule:
 
     Args:
         boundaries: the smallest p-MOS of levels 2, 3, 4 and 5, for plots too.
-        word_boundaries: the smallest p-MOS that is "medium" and that is "high".
+        word_boundaries: the smallest p-MOS of the second word and of those after it.
         centres: a p-MOS that stands for each level; the outer ones may lie outside the scale.
+        words: one more than `word_boundaries`; None = no prefix.
     """
 
     boundaries: tuple[float, ...]
     word_boundaries: tuple[float, ...]
     centres: tuple[float, ...]
+    words: tuple[str | None, ...] = WORDS
 
     def level(self, pmos: float) -> int:
         """Return the level 1 to 5 of a p-MOS.
@@ -230,9 +242,9 @@ class LevelRule:
         """Return the level of each p-MOS of a curve."""
         return [self.level(pmos) for pmos in curve]
 
-    def prefix(self, pmos: float) -> str:
-        """Return "low", "medium" or "high": the word that `prefixed` puts before a description."""
-        return WORDS[_class_of(pmos, self.word_boundaries)]
+    def prefix(self, pmos: float) -> str | None:
+        """Return "low", "medium" or "high": the word that `prefixed` puts before a description; None = no prefix."""
+        return self.words[_class_of(pmos, self.word_boundaries)]
 
     def centre(self, level: int) -> float:
         """Return the p-MOS that stands for a level, for inference: `rule.level(rule.centre(n)) == n`.
@@ -244,7 +256,7 @@ class LevelRule:
             raise ValueError(f"a quality level is an integer from 1 to 5, got {level!r}")
         return self.centres[level - 1]
 
-    def level_prefix(self, level: int) -> str:
+    def level_prefix(self, level: int) -> str | None:
         """Return the prefix word of an integer level, for inference: the word at the level's centre."""
         return self.prefix(self.centre(level))
 
@@ -264,17 +276,25 @@ def level_rule(preset: str, statistics: QualityStatistics) -> LevelRule:
             f"preset {preset!r} needs increasing boundaries, but {statistics.predictor}'s scores give "
             f"{', '.join(f'{cut:.3f}' for cut in levels)}: choose the preset 'official'"
         )
-    return LevelRule(levels, words, _centres(levels, words, max(statistics.std, SMALLEST_STD) / 2))
+    centres = _centres(levels, words, max(statistics.std, SMALLEST_STD) / 2)
+    return LevelRule(levels, words, centres, PRESETS[preset].names)
 
 
-def prefixed(description: str | None, word: str) -> str:
-    """Return the description with its quality prefix, as the paper writes it: "high quality, " before the text."""
+def prefixed(description: str | None, word: str | None) -> str | None:
+    """Return the description with its quality prefix, as the paper writes it: "high quality, " before the text.
+
+    Args:
+        word: of `WORDS`; None = no prefix.
+    """
+    if word is None:
+        return description
     return f"{word} quality, {description}" if description else f"{word} quality"
 
 
 def unprefixed(description: str) -> str | None:
     """Undo `prefixed`: return the description without its prefix, None where nothing else is there."""
-    return description.partition(" quality")[2].removeprefix(", ") or None
+    first, mark, rest = description.partition(" quality")
+    return rest.removeprefix(", ") or None if mark and first in WORDS else description
 
 
 def _class_of(pmos: float, boundaries: Sequence[float]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import typing as tp
 
 import numpy as np
 import torch
@@ -27,6 +28,13 @@ def noise_like_items(shape: tuple[int, ...], seeds: list[int], device: torch.dev
     """
     items = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(items).to(device)
+
+
+def step_noise_like_items(
+    shape: tuple[int, ...], seeds: list[int], device: torch.device | str
+) -> tp.Callable[[int], torch.Tensor]:
+    """Noise of a sampler's steps: index → [len(seeds), *shape], each item and step from a seed of its own."""
+    return lambda index: noise_like_items(shape, [keyed_seed(seed, "step", index) for seed in seeds], device)
 
 
 def seed_libraries(*key: int | str) -> None:

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from audiocraft_qamdt.clap.laion import load_laion_clap
-from audiocraft_qamdt.clap.scorer import ClapScorer
+from audiocraft_qamdt.clap.scorer import ClapScorer, _checkpoint_file
 
 from ..helpers.clap import write_tokenizer
+from ..helpers.hub_server import hub
 
 WIDTH = 64  # of the text network; the audio network has one size only
 
@@ -111,3 +112,15 @@ def test_nothing_in_a_file_is_run(tmp_path):
     with pytest.raises(ValueError, match="evil.pt: refused"):
         load_laion_clap(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_on_the_hub_is_named_by_owner_repository_and_file(checkpoint, tmp_path, monkeypatch):
+    with hub() as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        server.models["owner/clap"] = {"music.pt": checkpoint.read_bytes()}
+        found = _checkpoint_file("owner/clap/music.pt")
+    assert found is not None and found.read_bytes() == checkpoint.read_bytes()
+    assert _checkpoint_file(str(checkpoint)) == checkpoint
+    assert _checkpoint_file("laion/larger_clap_music") is None

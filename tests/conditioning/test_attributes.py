@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from audiocraft_qamdt.conditioning.attributes import drop_conditions, null_attributes, to_levels
+from audiocraft_qamdt.conditioning.attributes import drop_conditions, null_attributes, text_attributes, to_levels
 from audiocraft_qamdt.data.attributes import level_names
 
 from ..helpers.attributes import RULE, attributes
@@ -34,6 +34,12 @@ def test_null_branch_has_no_text_and_the_null_level():
     item = null_attributes(to_levels(attributes(), RULE, prefix=True), 3)
     assert item.text["description"] is None and item.text["quality_prefix"] is None
     assert all(item.text[name] == 3 for name in level_names())
+
+
+@pytest.mark.parametrize("word, text", [(None, "a warm piano"), ("low", "low quality, a warm piano")])
+def test_the_branch_of_text_has_the_null_qualitys_prefix(word, text):
+    item = to_levels(attributes(), RULE, prefix=True)
+    assert text_attributes(item, 1, prefix=True, null_prefix=word).text["description"] == text
 
 
 def test_conditions_are_dropped_per_item_and_independently():

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from audiocraft_qamdt.diffusion.guidance import Guidance
+from audiocraft_qamdt.diffusion.guidance import Combination, Guidance
 from audiocraft_qamdt.generation.params import item_seeds
 from audiocraft_qamdt.generation.qamdt import QAMDT, blend
 from audiocraft_qamdt.models.positions import cached_rotary_table
@@ -382,3 +382,49 @@ def test_half_precision_sounds_alike(trained, model, dtype, tolerance):
 def test_unknown_precision_is_named(trained):
     with pytest.raises(ValueError, match="dtype='int8'.*bfloat16"):
         QAMDT.get_pretrained(str(trained.export), dtype="int8")
+
+
+def test_noise_of_the_steps_belongs_to_the_item_and_the_step(model):
+    """With eta, too, a clip is the same in any batch, again and again; and eta is heard."""
+    attributes = [model.request(text, 3) for text in ("piano", "a much longer description of a guitar", None)]
+    model.set_generation_params(sampler="ddim", steps=4)
+    plain = model.generate_from(attributes[:1], [1])
+    model.set_generation_params(eta=1.0)
+    together = model.generate_from(attributes, [1, 2, 3])
+    alone = model.generate_from(attributes[:1], [1])
+    assert torch.allclose(together[:1], alone, atol=1e-4)
+    assert torch.equal(model.generate_from(attributes[:1], [1]), alone)
+    assert not torch.allclose(alone, plain, atol=1e-3)
+
+
+def test_eta_that_is_asked_of_a_sampler_without_noise_is_refused_and_a_recipes_left_aside(model):
+    model.set_generation_params(sampler="ddim", eta=1.0)
+    model.set_generation_params(sampler="euler")
+    assert model.params.used_eta == 0
+    with pytest.raises(ValueError, match="eta=1.0: sampler=euler adds no noise"):
+        model.set_generation_params(eta=1.0)
+    with pytest.raises(ValueError, match="eta=-1: it is a share"):
+        model.set_generation_params(sampler="ddim", eta=-1)
+
+
+@pytest.mark.parametrize(
+    "word, negative, text", [(None, None, None), ("low", None, "low quality"), ("low", "drums", "low quality, drums")]
+)
+def test_the_unconditional_branch_can_say_low_quality_as_the_papers(model, monkeypatch, word, negative, text):
+    """D(high, y) + w [D(high, y) − D(low, ∅)] in place of D(∅) + w [D(high, y) − D(∅)]."""
+    seen = {}
+    model.prefix = True
+    model.set_generation_params(null_prefix=word, null_level=1, negative_prompt=negative)
+    encode = model.model.encode_conditions
+    monkeypatch.setattr(
+        model.model, "encode_conditions", lambda items: seen.setdefault(len(seen), items) and encode(items)
+    )
+    item = model.request("piano", 5)
+    model.branches([item], model.layout(16000))
+    assert seen[1][0].text["description"] == text and seen[1][0].text["quality_clip"] == 1
+
+
+def test_the_papers_guidance_is_ours_with_one_more():
+    conditional, null = torch.randn(2, 1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    ours = Combination(Guidance(scale=4.5))([null, conditional])
+    assert torch.allclose(ours, conditional + 3.5 * (conditional - null), atol=1e-5)

@@ -65,14 +65,24 @@ def test_paper_level_three_is_the_mean_alone():
     assert [rule.level(s) for s in (below(3.8), 3.8, math.nextafter(3.8, 5))] == [2, 3, 4]
 
 
-def test_paper_prefix_excludes_its_boundaries():
+@pytest.mark.parametrize(
+    "pmos, word",
+    [
+        (below(2.0), "low"),
+        (2.0, None),
+        (below(2.5), None),
+        (2.5, "medium"),
+        (3.5, "medium"),
+        (math.nextafter(3.5, 5), None),
+        (4.0, None),
+        (math.nextafter(4.0, 5), "high"),
+    ],
+)
+def test_paper_prefix_has_gaps_between_its_words(pmos, word):
+    """Low below μ − 2σ, medium within μ ± σ, high above μ + 2σ."""
     rule = level_rule("paper", statistics_of(3.0, 0.5))
-    assert [rule.prefix(s) for s in (below(2.0), 2.0, 4.0, math.nextafter(4.0, 5))] == [
-        "low",
-        "medium",
-        "medium",
-        "high",
-    ]
+    assert rule.prefix(pmos) == word
+    assert prefixed("slow piano", rule.prefix(pmos)) == (f"{word} quality, slow piano" if word else "slow piano")
 
 
 def test_even_levels_are_equal_steps():
@@ -98,7 +108,8 @@ def test_rules_are_total_and_never_fall(preset, first, second, statistics):
     low, high = sorted((first, second))
     assert rule.levels([low, high]) == sorted(rule.levels([low, high]))
     assert set(rule.levels([low, high])) <= set(LEVELS)
-    assert WORDS.index(rule.prefix(low)) <= WORDS.index(rule.prefix(high))
+    words = [word for word in (rule.prefix(low), rule.prefix(high)) if word]
+    assert words == sorted(words, key=WORDS.index)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -216,3 +227,8 @@ def test_no_score_gives_no_statistics():
 @pytest.mark.parametrize("description", ["slow piano", "high quality, slow piano", "a quality, of sorts", None])
 def test_unprefixed_is_the_inverse_of_prefixed(word, description):
     assert unprefixed(prefixed(description, word)) == description
+
+
+@pytest.mark.parametrize("description", ["slow piano", "the quality of slow piano"])
+def test_unprefixed_leaves_a_description_without_prefix(description):
+    assert unprefixed(description) == description
