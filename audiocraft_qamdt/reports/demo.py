@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..builders import SPLITS
+from ..checkpoints.store import EMBEDDED, is_export
 from ..compat import CONFIG_ROOT
 from ..data.manifest import read_descriptions
 from ..generation.export import Card, export_model
@@ -22,15 +24,15 @@ from ..playground.dataset import make_dataset
 from ..quality.annotate import annotate, score_clip
 from ..quality.predictors.base import Predictor, load_predictor
 from ..train import main
-from ..utils import plots
-from ..utils.files import replacing
+from ..utils import pages, plots
 
 from audiocraft.data.audio import audio_write  # isort: skip
 
 logger = logging.getLogger(__name__)
 
 LEVELS = (1, 3, 5)
-PROMPTS = 4
+PROMPTS = 3
+UPDATES = 100
 PREDICTOR = "acoustic"
 
 
@@ -39,56 +41,65 @@ class Clip:
     """One generated clip and what can be measured of it."""
 
     file: str
+    model: str
     prompt: str
     quality: int
     seconds: float
-    peak_db: float
+    crest_db: float
     rms_db: float
     pmos: float
 
-    def row(self) -> str:
-        return (
-            f"| {self.file} | {self.prompt} | {self.quality} | {self.seconds:.2f} | {self.peak_db:.1f} | "
-            f"{self.rms_db:.1f} | {self.pmos:.2f} |"
-        )
+    def row(self) -> list[pages.Cell]:
+        """Return its row in the table."""
+        numbers = (f"{self.seconds:.2f}", f"{self.crest_db:.1f}", f"{self.rms_db:.1f}", f"{self.pmos:.2f}")
+        return [pages.Cell(text) for text in (self.file, self.model, self.prompt, str(self.quality), *numbers)]
 
 
-def run_demo(out: Path, *, tracks: int = 400, epochs: int = 4) -> Path:
-    """Make data, annotate, train briefly, generate at several quality levels, draw and tabulate.
+HEAD = ("file", "model", "prompt", "quality asked", "s", "crest factor, dB", "RMS, dBFS", "p-MOS (acoustic)")
+
+
+def run_demo(out: Path, *, tracks: int = 100, epochs: int = 1) -> Path:
+    """Generate with the embedded model, then make data, annotate and train a model from nothing, and compare them.
 
     Args:
         out: folder of everything; what is in it already is reused, training resumes.
         tracks: size of the playground.
-        epochs: of training, 200 updates each.
+        epochs: of training, 100 updates each.
     Returns:
-        The folder with the results; its path is the last line printed.
+        A page with all clips, their spectrograms and a table; its path is the last line printed.
     """
     out = out.resolve()
     data, results = out / "data", out / "results"
     results.mkdir(parents=True, exist_ok=True)
+    predictor, clips = load_predictor(PREDICTOR), []
     logger.info("1/4 playground: %d tracks in %s", tracks, data)
     make_dataset(data, tracks=tracks)
-    logger.info("2/4 annotate with the predictor %r", PREDICTOR)
-    predictor = load_predictor(PREDICTOR)
+    prompts = read_descriptions(data / "generate")[:PROMPTS]
+    if is_export(EMBEDDED):
+        logger.info("2/4 generate with the embedded model at quality %s", ", ".join(map(str, LEVELS)))
+        clips += _generate(EMBEDDED, "embedded", prompts, results, predictor)
+    logger.info("3/4 annotate with the predictor %r, and train solver=qamdt/playground from nothing", PREDICTOR)
     for split in SPLITS:
         annotate(data / split, predictor)
-    logger.info("3/4 train solver=qamdt/playground for %d epochs", epochs)
     experiment = _train(data, out / "outputs", epochs)
     card = Card("QA-MDT playground", "mit", "Synthetic music of `qamdt playground`: a test bench, not music quality.")
     export_model(str(experiment), out / "model", card)
     plots.loss_curve(json.loads((experiment / "history.json").read_text()), results / "loss.png")
-    logger.info("4/4 generate at quality %s", ", ".join(map(str, LEVELS)))
-    clips = _generate(experiment, read_descriptions(data / "generate")[:PROMPTS], results, predictor)
-    with replacing(results / "table.md") as part:
-        part.write_text(_table(clips))
-    sys.stdout.write(f"{_table(clips)}\n{results}\n")
-    return results
+    logger.info("4/4 generate with the new model")
+    clips += _generate(experiment, "trained here", prompts, results, predictor)
+    page = results / "demo.html"
+    _write_page(page, clips)
+    sys.stdout.write("\n".join([*pages.markdown_table(HEAD, (clip.row() for clip in clips)), str(page)]) + "\n")
+    return page
 
 
 def _train(data: Path, outputs: Path, epochs: int) -> Path:
     argv = [
         "solver=qamdt/playground",
         f"optim.epochs={epochs}",
+        f"optim.updates_per_epoch={UPDATES}",
+        "dataset.batch_size=16",
+        "dataset.evaluate.num_samples=16",
         *(f"datasource.{split}={data / split}" for split in SPLITS),
     ]
     environment = {**os.environ, "AUDIOCRAFT_DORA_DIR": str(outputs)}
@@ -102,33 +113,42 @@ def _train(data: Path, outputs: Path, epochs: int) -> Path:
     return main.get_xp(argv).folder
 
 
-def _generate(experiment: Path, prompts: list[str], results: Path, predictor: Predictor) -> list[Clip]:
-    model = QAMDT.get_pretrained(str(experiment))
+def _generate(source: Path, model_name: str, prompts: list[str], results: Path, predictor: Predictor) -> list[Clip]:
+    model = QAMDT.get_pretrained(str(source))
     clips = []
     for quality in LEVELS:
         for index, audio in enumerate(model.generate(list(prompts), quality)):
-            name = f"quality{quality}_{index}"
+            name = f"{model_name.replace(' ', '_')}_quality{quality}_{index}"
             audio_write(results / name, audio, model.sample_rate, strategy="peak")
             plots.spectrogram(
                 audio[0], model.sample_rate, results / f"{name}.png", f"quality {quality}: {prompts[index]}"
             )
-            clips.append(_measure(f"{name}.wav", prompts[index], quality, audio, model.sample_rate, predictor))
+            pmos = score_clip(predictor, audio, model.sample_rate).mean().item()
+            seconds = audio.shape[-1] / model.sample_rate
+            clips.append(Clip(f"{name}.wav", model_name, prompts[index], quality, seconds, *_levels(audio), pmos))
     return clips
 
 
-def _measure(file: str, prompt: str, quality: int, audio: Tensor, sample_rate: int, predictor: Predictor) -> Clip:
+def _levels(audio: Tensor) -> tuple[float, float]:
+    """Return the crest factor (peak over root mean square) and the root mean square of a clip, in dB."""
     peak, rms = (
         20 * torch.log10(value.clamp(min=1e-6)).item() for value in (audio.abs().max(), audio.square().mean().sqrt())
     )
-    pmos = score_clip(predictor, audio, sample_rate).mean().item()
-    return Clip(file, prompt, quality, audio.shape[-1] / sample_rate, peak, rms, pmos)
+    return peak - rms, rms
 
 
-def _table(clips: list[Clip]) -> str:
-    head = [
-        "| file | prompt | quality asked | s | peak dBFS | RMS dBFS | p-MOS (acoustic) |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    scores = {level: [clip.pmos for clip in clips if clip.quality == level] for level in LEVELS}
-    means = [f"Mean p-MOS at quality {level}: {sum(found) / len(found):.2f}" for level, found in scores.items()]
-    return "\n".join([*head, *(clip.row() for clip in clips), "", *means])
+def _write_page(page: Path, clips: list[Clip]) -> None:
+    figures = [_figure(page.parent, clip) for clip in clips]
+    table = pages.html_table(HEAD, (clip.row() for clip in clips))
+    parts = ["<h1>QA-MDT demo</h1>", f'<div class="grid">{"".join(figures)}</div>', table]
+    pages.write_page(page, "QA-MDT demo", [*parts, pages.pictures([page.parent / "loss.png"])])
+
+
+def _figure(folder: Path, clip: Clip) -> str:
+    sound = pages.embed((folder / clip.file).read_bytes(), "audio/wav")
+    picture = pages.embed((folder / clip.file).with_suffix(".png").read_bytes(), "image/png")
+    caption = html.escape(f"{clip.model}, quality {clip.quality}: {clip.prompt}")
+    return (
+        f'<figure><img src="{picture}" alt="{caption}"><audio controls src="{sound}"></audio>'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
