@@ -51,6 +51,10 @@ pretrained: install
 	$(BIN)/python tools/embed_model.py $(PRETRAINED) optim.epochs=10 optim.updates_per_epoch=260 evaluate.every=null \
 	  generate.every=null
 
+# README's pictures, from the embedded model.
+pictures: install
+	$(BIN)/python tools/pictures.py docs/images
+
 # Resumable: interrupt it at any time and call it again. JOBS experiments at once, each with its share of the cores.
 claim: install
 	$(BIN)/qamdt playground egs/claim/music --tracks 1200

@@ -257,7 +257,7 @@ def _row(line: str, where: str) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{where}: no {', '.join(sorted(missing))}")
     for name, (types, wanted, _) in _ROW_KINDS.items():
-        value = known.get(name)
+        value: Any = known.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, types)):
             raise ValueError(f"{where}: {name} must be {wanted}, got {value!r}")
         if name in ("duration", "sample_rate", "weight") and value is not None and value < 0:

@@ -55,8 +55,8 @@ def named_audio(folder: str | Path) -> dict[str, Path]:
             left_out[str(path)] = f"it has the name of {named[stem]}"
         else:
             named[stem] = path
-    for path, reason in left_out.items():
-        logger.warning("left out: %s (%s)", path, reason)
+    for file, reason in left_out.items():
+        logger.warning("left out: %s (%s)", file, reason)
     return named
 
 

@@ -40,7 +40,8 @@ def read_captions(path: str | Path | None, files: Mapping[str, Path]) -> dict[st
         texts = {name: _description(file) for name, file in sidecars.items() if file.exists()}
         return {name: text for name, text in texts.items() if text}
     rows = list(_rows(Path(path)))
-    captions, strangers = {}, []
+    captions: dict[str, str] = {}
+    strangers = []
     for where, named, text in rows:
         name = _name(named, files)
         if name is None:
