@@ -252,7 +252,7 @@ _ROW_KINDS: dict[str, tuple[tuple[type, ...], str, bool]] = {
 
 def _row(line: str, where: str) -> dict[str, Any]:
     row = parse_json(line, where)
-    known = row if isinstance(row, dict) else {}
+    known: dict[str, Any] = row if isinstance(row, dict) else {}
     missing = [name for name, (_, _, needed) in _ROW_KINDS.items() if needed and known.get(name) is None]
     if missing:
         raise ValueError(f"{where}: no {', '.join(sorted(missing))}")
@@ -260,7 +260,7 @@ def _row(line: str, where: str) -> dict[str, Any]:
         value: Any = known.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, types)):
             raise ValueError(f"{where}: {name} must be {wanted}, got {value!r}")
-        if name in ("duration", "sample_rate", "weight") and value is not None and value < 0:
+        if name in ("duration", "sample_rate", "weight") and value is not None and known[name] < 0:
             raise ValueError(f"{where}: {name} cannot be negative, got {value!r}")
     if not known["path"] or "\0" in known["path"]:
         raise ValueError(f"{where}: path cannot be {known['path']!r}")
