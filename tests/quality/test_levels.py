@@ -208,7 +208,7 @@ def test_statistics_are_loaded_from_their_folder(tmp_path):
     (tmp_path / "quality.json").write_text(json.dumps(PUBLISHED.to_dict()))
     assert QualityStatistics.load(tmp_path) == PUBLISHED
     (tmp_path / "quality.json").write_text('{"mean": 3.8')
-    with pytest.raises(ValueError, match="quality.json is not JSON"):
+    with pytest.raises(ValueError, match="quality.json: not JSON"):
         QualityStatistics.load(tmp_path)
     (tmp_path / "quality.json").write_text("[]")
     with pytest.raises(ValueError, match="expected an object"):
