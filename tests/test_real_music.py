@@ -20,7 +20,7 @@ from tools.real_music import licences, tracks
 from tools.real_music.__main__ import main
 from tools.real_music.packages import wanted
 
-from .debian_packages import IN_WORDS, MACHINE_READABLE, build_deb, make_repository, write_music
+from .helpers.debian_packages import IN_WORDS, MACHINE_READABLE, build_deb, make_repository, write_music
 
 SCRIPT = Path(__file__).parents[1] / "tools" / "real_music.sh"
 MUSIC = {f"usr/share/games/x/base/music/{name}.ogg": index for index, name in enumerate(["FirstTheme", "Second-Theme"])}
