@@ -31,10 +31,10 @@ demo: install
 # a core. Resumable: interrupt it at any time and call it again.
 CODEC_RUN = solver=compression/qamdt_spectral dset=codec
 codec: install
-	test -e egs/real/train/data.jsonl.gz || tools/real_music.sh egs/real
+	test -e egs/real_music/train/data.jsonl.gz || tools/real_music.sh egs/real_music
 	$(BIN)/qamdt playground egs/codec/music --tracks 2000 --degraded 0.6 --seed 21 --splits train=0.98,valid=0.02
 	for split in train valid; do \
-	  $(BIN)/python tools/mix_manifests.py egs/codec/$$split egs/codec/music/$$split:0.85 egs/real/$$split:0.15 || exit 1; \
+	  $(BIN)/python tools/mix_manifests.py egs/codec/$$split egs/codec/music/$$split:0.85 egs/real_music/$$split:0.15 || exit 1; \
 	done
 	$(BIN)/dora run $(CODEC_RUN)
 	$(BIN)/python tools/embed_codec.py $(CODEC_RUN)
