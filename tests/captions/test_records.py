@@ -75,7 +75,7 @@ def test_a_track_without_a_description_gets_back_to_none(tmp_path, sidecar):
     "text, message",
     [
         ("[]", "must hold a JSON object"),
-        ("{", "is not JSON"),
+        ("{", "not JSON"),
         ('{"description": 3}', "description must be a text"),
         ('{"captions": [{"text": 1}]}', "captions must be a list"),
     ],
