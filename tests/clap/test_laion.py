@@ -117,6 +117,9 @@ def test_nothing_in_a_file_is_run(tmp_path):
 def test_a_file_on_the_hub_is_named_by_owner_repository_and_file(checkpoint, tmp_path, monkeypatch):
     with hub() as server:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        # Made from the endpoint when the library is imported.
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
         server.models["owner/clap"] = {"music.pt": checkpoint.read_bytes()}
