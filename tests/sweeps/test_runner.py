@@ -145,7 +145,7 @@ def test_interrupted_it_stops_everything_and_says_how_to_go_on(folder, tmp_path)
     (pid,) = pids(tmp_path)
     process.send_signal(signal.SIGINT)
     printed = finish(process)
-    assert process.returncode == 130 and "the same command goes on" in printed
+    assert process.returncode == 130 and "the same command resumes" in printed
     assert not lives(pid)
 
 
