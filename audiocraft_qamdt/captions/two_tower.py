@@ -54,7 +54,8 @@ class TwoTower(nn.Module):
 
     def __init__(self, dim: int = 64, channels: int = 16) -> None:
         super().__init__()
-        self.words = {word: index for index, word in enumerate(vocabulary())}
+        # A mel spectrogram of 64 bands does not tell keys apart.
+        self.words = {word: index for index, word in enumerate(vocabulary(keys=False))}
         self.log_mel = LogMel()
         sizes = (1, channels, 2 * channels, 3 * channels)
         self.convolutions = nn.Sequential(

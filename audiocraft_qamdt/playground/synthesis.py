@@ -148,11 +148,12 @@ def tempo_word(bpm: float) -> str:
     return next(word for limit, word in TEMPO_WORDS if bpm < limit)
 
 
-def vocabulary() -> list[str]:
-    """Return every word that a caption can hold, sorted."""
+def vocabulary(keys: bool = True) -> list[str]:
+    """Return every word that a caption can hold, sorted; without `keys`, those that name no key."""
     texts = [*GENRES, *INSTRUMENTS, *RHYTHMS, *TEMPLATES, *(mood for genre in GENRES.values() for mood in genre.moods)]
     words = {word for text in texts for word in text.replace(",", "").split() if not word.startswith("{")}
-    return sorted(words | {word for _, word in TEMPO_WORDS} | {"and", *map(str.lower, KEYS), *SCALES})
+    names = {*map(str.lower, KEYS), *SCALES} if keys else set()
+    return sorted(words | {word for _, word in TEMPO_WORDS} | {"and"} | names)
 
 
 def compose(seed: int, index: int) -> Piece:
