@@ -44,12 +44,21 @@ def test_what_the_sweeps_launch_and_share(tmp_path):
         for name in ("mask_ratio", "mos_granularity", "levels", "patch_overlap", "masked_vs_full", "controls")
     }
     assert {name: len(found) for name, found in runs.items()} == {
-        "mask_ratio": 11, "mos_granularity": 8, "levels": 4, "patch_overlap": 3, "masked_vs_full": 3, "controls": 5
+        "mask_ratio": 11, "mos_granularity": 8, "levels": 4, "patch_overlap": 3, "masked_vs_full": 3, "controls": 6
     }  # fmt: skip
     common = set.intersection(*(set(found) for found in runs.values()))
     assert len(common) == 1, "prefix_clip with the published masking is one run for all grids"
     assert len(set(runs["masked_vs_full"]) & set(runs["mask_ratio"])) == 2, "and so is the model without masks"
     assert len(set(runs["controls"]) & set(runs["mos_granularity"])) == 2, "and the one that knows no quality"
+
+
+@pytest.mark.parametrize("name, count", [("negative_prompt", 3), ("patch_size", 5)])
+def test_ablations_of_the_paper_share_what_they_can(name, count, tmp_path):
+    runs = launched(name, tmp_path)
+    assert len(runs) == count
+    if name == "negative_prompt":
+        assert len(set(runs) & set(launched("controls", tmp_path))) == 2, "text alone, and quality"
+        assert any("low quality" in argument for argv in runs.values() for argument in argv)
 
 
 def test_the_claims_baseline_is_the_arm_that_knows_no_quality_and_sees_all_tracks(tmp_path):

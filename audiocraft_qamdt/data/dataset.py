@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
+import random
 import typing as tp
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from . import metadata
 from .attributes import QUALITY, quality_attributes
 from .manifest import BrokenSidecar, Quality, read_manifest, read_quality, sidecar_path
 from .metadata import read_metadata
+from .weights import acceptance
 
 prepare()
 
@@ -67,7 +70,9 @@ class QualityMusicDataset(MusicDataset):
         info_fields_required: as in `MusicDataset`, but False by default.
         caption: `refined` = the sidecar's description; `original` = what it was before `qamdt captions`; `random` = one
             of these and of the candidates that passed, drawn for each item.
-        shuffle_quality: a control for ablations: each track has the quality of another, always the same one.
+        shuffle_quality: a control for ablations: each track has the quality of another, always the same one; or
+            "published": each clip keeps its own or has that of another, drawn anew each time, as in the published
+            loader (see `data.weights.share_of_other_labels`).
         share: of the tracks, in (0, 1], that are kept; None = all.
         share_by: which ones, of `SHARES`; the same number and always the same ones.
         kwargs: of `MusicDataset`.
@@ -82,7 +87,7 @@ class QualityMusicDataset(MusicDataset):
         *args: tp.Any,
         info_fields_required: bool = False,
         caption: str = "refined",
-        shuffle_quality: bool = False,
+        shuffle_quality: bool | str = False,
         share: float | None = None,
         share_by: str = "pmos",
         **kwargs: tp.Any,
@@ -94,7 +99,10 @@ class QualityMusicDataset(MusicDataset):
         meta = meta if share is None else _share(meta, share, share_by)
         super().__init__(meta, *args, info_fields_required=info_fields_required, **kwargs)
         self.caption = caption
-        self._scored_as = _shuffled([meta.path for meta in self.meta]) if shuffle_quality else {}
+        if not isinstance(shuffle_quality, bool) and shuffle_quality != "published":
+            raise ValueError(f"dataset.shuffle_quality={shuffle_quality!r}: give true, false or published")
+        self._scored_as = _shuffled([meta.path for meta in self.meta]) if shuffle_quality is True else {}
+        self._redraw = PublishedRedraw([meta.path for meta in self.meta]) if shuffle_quality == "published" else None
         self._tried = 0
         self._read = 0
         self._last_tried = ""
@@ -133,15 +141,14 @@ class QualityMusicDataset(MusicDataset):
         except Exception as error:  # whatever the decoder raised, after AudioCraft's last retry
             raise self._unreadable() from error
         self._read += 1
-        return wav, self._with_quality(self._with_caption(info, index))
+        return wav, self._with_quality(self._with_caption(info, index), index)
 
     def _with_caption(self, info: MusicInfo, index: int) -> MusicInfo:
         if self.caption == "refined":
             return info
         description, texts = _cached_texts(info.meta.path)
         if self.caption == "random" and texts:
-            epoch = (self.current_epoch or 0) if self.shuffle else 0  # as AudioCraft seeds what it draws for an item
-            description = texts[keyed_seed(self.shuffle_seed, epoch, index, "caption") % len(texts)]
+            description = texts[keyed_seed(*self._item(index), "caption") % len(texts)]
         info = replace(info, description=description)
         if self._merge_text_p:
             options = (self._merge_text_p, self.drop_desc_p, self.drop_other_p)
@@ -149,6 +156,10 @@ class QualityMusicDataset(MusicDataset):
         if "description" in info.joint_embed:
             info.joint_embed["description"] = info.joint_embed["description"]._replace(text=[info.description])
         return info
+
+    def _item(self, index: int) -> tuple[int, int, int]:
+        epoch = (self.current_epoch or 0) if self.shuffle else 0  # as AudioCraft seeds what it draws for an item
+        return self.shuffle_seed, epoch, index
 
     def _most_fail(self) -> bool:
         return self._tried - self._read > self._tried / 2
@@ -159,9 +170,12 @@ class QualityMusicDataset(MusicDataset):
             f"{self._last_tried}: check the manifest (`qamdt manifest` lists unreadable files)"
         )
 
-    def _with_quality(self, info: MusicInfo) -> QualityMusicInfo:
+    def _with_quality(self, info: MusicInfo, index: int) -> QualityMusicInfo:
         known = {field.name: getattr(info, field.name) for field in fields(info)}
-        quality = self._quality(self._scored_as.get(info.meta.path, info.meta.path))
+        path = self._scored_as.get(info.meta.path, info.meta.path)
+        if self._redraw is not None:
+            path = self._redraw(path, random.Random(keyed_seed(*self._item(index), "published")))
+        quality = self._quality(path)
         if quality is None:
             return QualityMusicInfo(**known)
         start = info.seek_time
@@ -185,6 +199,31 @@ class QualityMusicDataset(MusicDataset):
                 f"were scored by {self._predictor}: annotate all of them with one predictor"
             )
         return quality
+
+
+class PublishedRedraw:
+    """The published loader's fault: whose quality a clip is given.
+
+    It draws tracks until one is taken, with the probability `acceptance` of its p-MOS, beginning with the clip's own;
+    those drawn later are taken in proportion to it.
+
+    Args:
+        paths: of all tracks. One without a score is never taken.
+    """
+
+    def __init__(self, paths: list[str]) -> None:
+        self.paths = sorted(paths)
+        scored = {path: quality.pmos for path in self.paths if (quality := _cached_quality(path)) is not None}
+        self.taken = {path: acceptance(scored[path]) if path in scored else 0.0 for path in self.paths}
+        self.cumulative = list(itertools.accumulate(self.taken.values()))
+        other = 1 - self.cumulative[-1] / len(self.paths)
+        logger.info("dataset.shuffle_quality=published: %.1f %% of the clips have a redrawn quality", 100 * other)
+
+    def __call__(self, path: str, rng: random.Random) -> str:
+        """The track whose quality the clip of `path` is given."""
+        if not self.cumulative[-1] or rng.random() < self.taken[path]:
+            return path
+        return rng.choices(self.paths, cum_weights=self.cumulative)[0]
 
 
 def _share(meta: list[AudioMeta], share: float, share_by: str) -> list[AudioMeta]:

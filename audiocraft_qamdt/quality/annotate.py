@@ -32,6 +32,7 @@ from ..data.manifest import (
     write_manifest,
     write_sidecar_key,
 )
+from ..data.weights import KINDS, sampling_weights
 from ..slurm.shards import Shard, take_shard
 from ..utils.audio import read_audio
 from ..utils.files import replacing, write_json
@@ -43,7 +44,6 @@ from .predictors.base import Predictor, load_predictor
 logger = logging.getLogger(__name__)
 
 HISTOGRAM_FILE = "quality.png"
-WEIGHT_STEEPNESS = 5.0  # k of exp(k · p-MOS): the published code's
 
 
 @dataclass
@@ -117,7 +117,7 @@ def annotate(
     manifest: str | Path,
     predictor: str | Predictor,
     *,
-    weights: bool = False,
+    weights: bool | str = False,
     **options: Any,
 ) -> AnnotateReport:
     """Score the tracks of a data set and summarise it.
@@ -125,7 +125,7 @@ def annotate(
     Args:
         manifest: the manifest, or its folder.
         predictor: a predictor, or the name of one (see `predictors.base.load_predictor`).
-        weights: write sampling weights into the manifest.
+        weights: see `summarise`.
         options: of `score`. Of several shards, each summarises what is scored when it ends: the last one, all of it.
     Raises:
         ValueError: when tracks have another predictor's score and `overwrite` is not given; nothing is scored then.
@@ -336,12 +336,13 @@ def _write(track: Track, predictor: Predictor, report: AnnotateReport) -> None:
     report.audio_seconds += track.seconds
 
 
-def summarise(report: AnnotateReport, *, weights: bool = False) -> QualityStatistics | None:
+def summarise(report: AnnotateReport, *, weights: bool | str = False) -> QualityStatistics | None:
     """Write `quality.json` and a histogram beside the manifest, from the scores in the sidecars.
 
     Args:
         report: names the manifest, and whose scores count: a track with another's is counted as one without a score.
-        weights: also write each track's sampling weight into the manifest.
+        weights: also write each track's sampling weight into the manifest, of a kind in `weights.KINDS`; True = the
+            first.
     Returns:
         The statistics; None = no track has a score, and nothing was written.
     """
@@ -355,7 +356,9 @@ def summarise(report: AnnotateReport, *, weights: bool = False) -> QualityStatis
     write_json(manifest.parent / STATISTICS_FILE, statistics.to_dict())
     draw_histogram(scores, statistics, manifest.parent / HISTOGRAM_FILE)
     if weights:
-        drawn = sampling_weights([statistics.mean if quality is None else quality.pmos for quality in qualities])
+        kind = KINDS[0] if weights is True else str(weights)
+        pmos = [statistics.mean if quality is None else quality.pmos for quality in qualities]
+        drawn = sampling_weights(pmos, kind)
         write_manifest(manifest, (row | {"weight": weight} for row, weight in zip(rows, drawn, strict=True)))
     return statistics
 
@@ -371,12 +374,6 @@ def _quality_by(report: AnnotateReport, path: str) -> Quality | None:
 
 def _is_by(predictor: str, version: str, quality: Quality) -> bool:
     return (quality.predictor, quality.version) == (predictor, version)
-
-
-def sampling_weights(pmos: Sequence[float], steepness: float = WEIGHT_STEEPNESS) -> list[float]:
-    """exp(steepness · p-MOS) of each track, divided by the largest (the published code's evident intent)."""
-    best = max(pmos)
-    return [math.exp(steepness * (score - best)) for score in pmos]
 
 
 def draw_histogram(scores: Sequence[float], statistics: QualityStatistics, path: str | Path) -> None:

@@ -46,7 +46,8 @@ def check_kinds(main: tp.Any, xp: tp.Any) -> None:
     for key, value in xp.delta:
         own = OmegaConf.select(base, key)
         wanted, given = _kind(own), _kind(value)
-        if None in (wanted, given) or wanted == given or (wanted, given) in _TEXT_MAY_BE:
+        known = (wanted, given) in _TEXT_MAY_BE or (isinstance(value, str) and (key, value) in _WORDS)
+        if None in (wanted, given) or wanted == given or known:
             continue
         raise ValueError(f"{key}={value}: {key} is {wanted} ({own} in the config), this is {given}")
 
@@ -58,6 +59,8 @@ def _chosen(main: tp.Any, choices: tuple[str, ...]) -> tp.Any:
 
 
 _TEXT_MAY_BE = {("text", "a number"), ("text", "true or false")}
+_WORDS = {("dataset.shuffle_quality", "published")}
+"""Words that a key takes beside values of its kind."""
 
 
 def _kind(value: tp.Any) -> str | None:

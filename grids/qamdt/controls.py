@@ -1,8 +1,8 @@
 """Is it knowing quality that helps, or something that comes along with it?
 
-Arms: the quality-aware model; the same with each track's quality taken from another one (what is left is chance); text
-alone on all tracks, on the best share of them by p-MOS (filtering), and on as many random ones (the price of having
-fewer). QAMDT_SHARE: that share (default: 0.3).
+Arms: the quality-aware model; the same with each track's quality taken from another one (what is left is chance); with
+that of another in as many clips as in the authors' loader; text alone on all tracks, on the best share of them by p-MOS
+(filtering), and on as many random ones (the price of having fewer). QAMDT_SHARE: that share (default: 0.3).
 """
 
 from __future__ import annotations
@@ -19,4 +19,4 @@ def explorer(launcher):
         for share in shares
         for by in ("pmos", "random")
     ]
-    sweep(launcher, [], ["dataset.shuffle_quality=true"], NO_QUALITY, *subsets)
+    sweep(launcher, [], ["dataset.shuffle_quality=true"], ["dataset.shuffle_quality=published"], NO_QUALITY, *subsets)

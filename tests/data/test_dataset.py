@@ -57,6 +57,32 @@ def test_shuffled_quality_is_that_of_another_track_and_always_the_same(tmp_path)
     assert all(pmos != pytest.approx(3.0 + 0.2 * int(text.split()[-1])) for text, pmos in drawn[0].items())
 
 
+def test_quality_redrawn_as_published_keeps_the_good_ones_and_repeats(tmp_path):
+    """Tracks of 3.0 to 3.8 are rarely taken at the first draw; those of at least 4.05 always are."""
+    folder = make_folder(tmp_path, tracks=5)
+    write_track(folder / "good.wav", 9, 4.0, 16000, 4.5, frames=None)
+    build_manifest(folder)
+    given = []
+    for _ in range(2):
+        dataset = build(folder, shuffle_quality="published", num_samples=200)
+        dataset.start_epoch(1)
+        given.append([(info.meta.path, info.pmos_track) for _, info in map(dataset.__getitem__, range(200))])
+    assert given[0] == given[1]
+    good = [pmos for path, pmos in given[0] if path.endswith("good.wav")]
+    assert good and set(good) == {4.5}
+    others = [pmos for path, pmos in given[0] if not path.endswith("good.wav")]
+    expected = 0.0
+    redraw = dataset._redraw
+    (best,) = {path for path in redraw.paths if path.endswith("good.wav")}
+    tracks = [path for path in redraw.paths if path != best]
+    for path in tracks:
+        taken = redraw.taken[path]
+        expected += (1 - taken) * redraw.taken[best] / redraw.cumulative[-1] / len(tracks)
+    assert np.mean([pmos == 4.5 for pmos in others]) == pytest.approx(expected, abs=0.12)
+    with pytest.raises(ValueError, match="shuffle_quality='official': give true, false or published"):
+        build(folder, shuffle_quality="official")
+
+
 def test_the_curve_follows_the_cut(tmp_path):
     """p-MOS rises by one per second: a segment cut at s has the values s + 1 … of the track."""
     write_track(tmp_path / "rise.wav", 0, 4.0, 16000, 2.5, frames=[1.0, 2.0, 3.0, 4.0])

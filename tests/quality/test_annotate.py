@@ -27,7 +27,8 @@ from audiocraft_qamdt.data.manifest import (
     sidecar_path,
     write_sidecar_key,
 )
-from audiocraft_qamdt.quality.annotate import annotate, cut_windows, sampling_weights
+from audiocraft_qamdt.data.weights import sampling_weights
+from audiocraft_qamdt.quality.annotate import annotate, cut_windows
 from audiocraft_qamdt.quality.levels import QualityStatistics
 
 RATE = 8000
@@ -191,7 +192,7 @@ def test_weights_grow_with_quality_and_touch_nothing_else(folder):
 
 @given(st.lists(st.floats(1, 5), min_size=1), st.floats(0, 10))
 def test_sampling_weights_are_shares_of_the_best(scores, steepness):
-    weights = sampling_weights(scores, steepness)
+    weights = sampling_weights(scores, steepness=steepness)
     assert max(weights) == 1 and min(weights) > 0
     assert [weights[i] for i in np.argsort(scores)] == sorted(weights)
 
