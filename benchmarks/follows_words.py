@@ -21,7 +21,7 @@ from audiocraft_qamdt.playground.classifier import CLASSES, EMBEDDING_DIM, load_
 from audiocraft_qamdt.playground.dataset import make_track
 from audiocraft_qamdt.playground.synthesis import Piece, compose, tempo_word
 
-from .hearing import heard_key, onset_rate
+from .hearing import heard_key, heard_tempo
 
 SECONDS = 4.096
 GENRE, LEAD = ([name.split(" with ")[part] for name in CLASSES] for part in (0, 1))
@@ -70,7 +70,7 @@ def heard(clips: list[Tensor], chosen: list[Piece], sample_rate: int) -> tuple[d
         if f"in {piece.key} {piece.mode}" in piece.description:
             hits["key"].append(heard_key(clip, sample_rate) == f"{piece.key} {piece.mode}")
         if (word := tempo_word(piece.bpm)) in piece.description:
-            rates[word].append(onset_rate(clip, sample_rate))
+            rates[word].append(heard_tempo(clip, sample_rate))
     figures = {name: float(np.mean(values)) for name, values in hits.items()}
     return {**figures, "fast over slow": share_in_order(rates["slow"], rates["fast"])}, moments
 
