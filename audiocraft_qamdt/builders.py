@@ -62,10 +62,21 @@ def _weights(what: str, key: str) -> tp.Iterator[None]:
 def resolve_device(device: str) -> str:
     """Resolve `auto` to cuda, else mps, else cpu; return anything else unchanged."""
     if device != "auto":
+        _check_device(device)
         return device
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_device(device: str) -> None:
+    try:
+        asked = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is unknown: choose auto, cuda, mps or cpu") from error
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if asked.type == "cuda" and (asked.index or 0) >= count:
+        raise ValueError(f"device={device}: this machine has {count} CUDA devices: choose auto or cpu")
 
 
 # ---- codecs

@@ -7,8 +7,7 @@ import logging
 import sys
 
 from .commands import annotate, app, captions, data, demo, evaluate, generate, grid, models, quality_curve, report
-
-logger = logging.getLogger("qamdt")
+from .utils.errors import reporting
 
 TOPICS = [data, annotate, captions, generate, app, evaluate, quality_curve, grid, report, models, demo]
 """Modules whose `add_parsers(commands)` adds subcommands, in the order that `--help` lists them."""
@@ -23,17 +22,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a `qamdt` command; errors of the user end with one line and exit status 1."""
+    """Run a `qamdt` command; mistakes of the user end with one line and exit status 2."""
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    try:
-        return args.run(args)
-    except KeyboardInterrupt:
-        logger.error("interrupted; what is complete is kept")
-        return 130
-    except (OSError, ValueError, RuntimeError) as error:
-        logger.error("%s", error)
-        return 1
+    return reporting(lambda: args.run(args))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import importlib.util
 import logging
 import os
 import pickle
-import shutil
 import sys
 import types
 import typing as tp
@@ -30,6 +29,7 @@ _SELDOM_USED = ("spacy", "wandb", "librosa.filters")
 @functools.cache
 def prepare() -> None:
     """Make AudioCraft importable and its checkpoints loadable; the first call acts, later calls do nothing."""
+    _name_the_user()
     _stand_in_for_xformers()
     # `audiocraft.metrics.clap_consistency` imports laion_clap at module level, and laion_clap fetches three tokenizers
     # from the hub while it is imported. (importlib's LazyLoader would not do: `inspect` alone triggers it.)
@@ -41,7 +41,17 @@ def prepare() -> None:
     _allow_checkpoint_types()
     point_to_configs()
     _prepare_worker_pools()
-    _write_audio_without_ffmpeg()
+    _write_audio_with_soundfile()
+
+
+def _name_the_user() -> None:
+    # AudioCraft, Dora and torch name folders after the user, whom a container's passwd may not know.
+    import getpass
+
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"uid{os.getuid()}"
 
 
 def has_xformers() -> bool:
@@ -214,13 +224,10 @@ def _prepare_worker_pools() -> None:
     vars(audiocraft.utils.utils)["ProcessPoolExecutor"] = prepared
 
 
-def _write_audio_without_ffmpeg() -> None:
-    # `audiocraft.data.audio.audio_write` pipes into the ffmpeg program, which a fresh machine may not have.
-    if shutil.which("ffmpeg") is not None:
-        return
+def _write_audio_with_soundfile() -> None:
+    # `audiocraft.data.audio.audio_write` pipes into the ffmpeg program, which a machine may not have, or have broken.
     import audiocraft.data.audio
 
-    logger.debug("no ffmpeg on PATH: audio is written with soundfile")
     audiocraft.data.audio._piping_to_ffmpeg = _write_with_soundfile
 
 

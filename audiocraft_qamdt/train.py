@@ -12,6 +12,7 @@ import os
 import random
 import sys
 import typing as tp
+from pathlib import Path
 
 from .compat import CONFIG_ROOT, check_attention_backend, prepare
 
@@ -26,6 +27,8 @@ from dora.conf import SlurmConfig  # noqa: E402
 
 from .register import register  # noqa: E402
 from .slurm.team import training_parameters  # noqa: E402
+from .utils.errors import reporting  # noqa: E402
+from .utils.quoting import quoted  # noqa: E402
 
 logger = logging.getLogger(__name__)
 register()
@@ -130,17 +133,18 @@ def init_seed_and_system(cfg: omegaconf.DictConfig) -> None:
 @hydra_main(config_path=str(CONFIG_ROOT), config_name="config", version_base="1.3")
 def main(cfg: omegaconf.DictConfig) -> None:
     """Run the experiment of a config: `show`, `execute_only` and training as in AudioCraft."""
-    from .builders import MissingWeights, resolve_device
+    if status := reporting(lambda: _run(cfg)):
+        sys.exit(status)
+
+
+def _run(cfg: omegaconf.DictConfig) -> None:
+    from .builders import resolve_device
 
     init_seed_and_system(cfg)
     log_name = f"{cfg.execute_only or 'solver'}.log.{{rank}}"
     flashy.setup_logging(level=logging.getLevelName(str(cfg.logging.level).upper()), log_name=log_name)
     flashy.distrib.init(backend="nccl" if resolve_device(cfg.device) == "cuda" else "gloo")
-    try:
-        solver = get_solver(cfg)
-    except MissingWeights as error:
-        logger.error("%s", error)
-        sys.exit(1)
+    solver = get_solver(cfg)
     if cfg.show:
         solver.show()
         return
@@ -161,6 +165,36 @@ def _slurm_config() -> SlurmConfig:
     return SlurmConfig(**training_parameters(tp.cast(dict, recipe)))
 
 
+def _overrides(argv: tp.Sequence[str]) -> list[str]:
+    if wrong := [argument for argument in argv if "=" not in argument]:
+        raise ValueError(f"{wrong[0]!r} is no override: give KEY=VALUE, in quotes where the value holds spaces")
+    return [quoted(argument) for argument in argv]
+
+
+def _quoted_argv() -> list[str]:
+    sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]  # Hydra reads them there
+    return sys.argv[1:]
+
+
+def _report_uncaught(kind: type[BaseException], error: BaseException, trace: tp.Any) -> None:
+    """Report what fails before a run has begun, as `reporting` does; an exception hook."""
+
+    def again() -> None:
+        raise error.with_traceback(trace)
+
+    try:
+        status = reporting(again)
+    except BaseException as bug:
+        sys.__excepthook__(kind, bug, trace)
+        return
+    sys.exit(status)
+
+
+_get_xp = main.get_xp
+main.get_xp = lambda argv: _get_xp(_overrides(argv))
+main._get_argv = _quoted_argv
+if Path(sys.argv[0]).name == "dora" or Path(sys.argv[0]).parent.name == "dora":
+    sys.excepthook = _report_uncaught
 main.dora.dir = AudioCraftEnvironment.get_dora_dir()
 main.get_slurm_config = _slurm_config
 if main.dora.shared is not None and not os.access(main.dora.shared, os.R_OK):

@@ -150,7 +150,7 @@ def test_published_recipe_without_weights_ends_with_one_message(folder, tmp_path
     process = dora(
         tmp_path, "solver=qamdt", "dset=folder", f"folder={folder}", "device=cpu", "latents.mel_vae.checkpoint=/none"
     )
-    assert process.returncode == 1
+    assert process.returncode == 2
     log = log_of(tmp_path)
     assert (
         "/none" in log and "could not be loaded" in log and "solver=qamdt/playground" in log and "Traceback" not in log

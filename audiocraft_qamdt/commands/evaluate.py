@@ -65,7 +65,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ..metrics.networks import Networks
     from ..metrics.table import Setup, build_metrics
     from ..utils.files import replacing, write_json
+    from ..utils.outputs import check_file, check_ours
 
+    table = _table_path(args.out)
+    check_file(args.out, (".json",))
+    check_ours(args.out, lambda content: {"generated", "numbers", "scores"} <= content.keys(), "the results")
+    if table.exists() and not args.out.exists():
+        raise FileExistsError(f"{table} is there without {args.out}: the table would replace it, choose another --out")
     switches, settings = parse_metrics(args.metrics)
     device = resolve_device(args.device)
     setup = Setup(Networks(settings, device), {"frechet": {"extrapolate": not args.no_extrapolate}}, device)
@@ -80,10 +86,15 @@ def _evaluate(args: argparse.Namespace) -> int:
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, report.to_dict())
-    with replacing(args.out.with_suffix(".md")) as part:
-        part.write_text("\n".join(report.markdown()) + "\n")
+    with replacing(table) as part:
+        part.write_text("\n".join(report.markdown()) + "\n", encoding="utf-8")
     say([*report.markdown(), f"{report.clips} clips, {report.audio_seconds:.0f} s of audio in {report.seconds:.1f} s"])
     return 0
+
+
+def _table_path(out: Path) -> Path:
+    """Where the table goes: two results never share one, whatever their names end with."""
+    return out.with_suffix(".md") if out.suffix.lower() == ".json" else out.with_name(f"{out.name}.md")
 
 
 def _train_classifier(args: argparse.Namespace) -> int:

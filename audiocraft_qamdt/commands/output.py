@@ -8,5 +8,8 @@ import typing as tp
 
 def say(lines: tp.Iterable[str]) -> None:
     """Print results, a line each, on standard output."""
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    text = "".join(f"{line}\n" for line in lines)
+    encoding = sys.stdout.encoding or "utf-8"
+    # A name that the terminal's encoding cannot show is printed with escapes: the work it reports is done.
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()

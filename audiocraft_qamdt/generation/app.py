@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import typing as tp
 from dataclasses import dataclass
@@ -243,6 +244,7 @@ def serve(
         OSError: the port is taken.
     """
     gradio = _gradio()
+    _check_port(host, port)
     model = QAMDT.get_pretrained(name, device, dtype)
     with tempfile.TemporaryDirectory(prefix="qamdt-app-") as folder:
         page = build(model, name, limits, Path(folder))
@@ -256,6 +258,15 @@ def serve(
             footer_links=["api"],
             theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         )
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise OSError(f"cannot listen on {host}:{port} ({error}): choose another --port or --host") from error
 
 
 def _gradio() -> tp.Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
-import os
 import typing as tp
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import __version__
-from ..utils.files import write_json
+from ..utils.audio import SUFFIXES
+from ..utils.files import replacing, write_json
+from ..utils.outputs import check_folder, check_ours
+from ..utils.reading import parse_json, read_json, read_lines
 from .params import GenerationParams, item_seeds
 from .qamdt import QAMDT
 
@@ -44,6 +47,7 @@ SETTINGS = (
 )
 """What a line of a JSONL file can set besides its prompt: settings of `QAMDT.set_generation_params`."""
 
+_NO_PROMPTS = (".csv", ".tsv", ".json", ".xlsx", ".xls", ".ods", ".yaml", ".yml")
 _PER_CLIP = ("quality", "pmos", "seed")
 _LOUDNESS_NEEDS = 0.5
 """Seconds that a loudness can be measured of (ITU-R BS.1770 takes blocks of 0.4 s)."""
@@ -78,22 +82,55 @@ def read_prompts(path: str | Path) -> list[dict[str, tp.Any]]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file of prompts")
-    lines = [(number, line) for number, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
-    if path.suffix != ".jsonl":
+    suffix = path.suffix.lower()
+    if suffix in _NO_PROMPTS:
+        raise ValueError(f"{path}: {suffix} is not read: give a prompt a line (.txt), or JSON lines (.jsonl)")
+    lines = read_lines(path)
+    if suffix != ".jsonl":
         return [{"prompt": line.strip()} for _, line in lines]
-    return [_row(line, f"{path}:{number}") for number, line in lines]
+    return [_row(line, where) for where, line in lines]
 
 
 def _row(line: str, where: str) -> dict[str, tp.Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where}: not JSON ({error})") from error
+    row = parse_json(line, where)
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
         raise ValueError(f'{where}: give an object with a "prompt"')
     if unknown := sorted(row.keys() - {"prompt", *SETTINGS}):
         raise ValueError(f"{where}: unknown {', '.join(unknown)}: choose among prompt, {', '.join(SETTINGS)}")
-    return row
+    given = {key: value for key, value in row.items() if value is not None}  # null = not set, as pandas writes it
+    for key, value in given.items():
+        kind, wanted = _KINDS.get(key, (_is_number, "a number"))
+        if not kind(value):
+            raise ValueError(f"{where}: {key} must be {wanted}, got {value!r}")
+    return {key: int(value) if key in _WHOLE else value for key, value in given.items()}
+
+
+def _is_number(value: tp.Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_whole(value: tp.Any) -> bool:
+    return _is_number(value) and value == int(value)  # 3.0 too: pandas makes numbers floats where some are missing
+
+
+def _is_text(value: tp.Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_quality(value: tp.Any) -> bool:
+    points = value if isinstance(value, list) else None
+    if points is None:
+        return _is_number(value)
+    return bool(points) and all(isinstance(point, list) and len(point) == 2 for point in points)
+
+
+_WHOLE = ("seed", "steps")
+_KINDS: dict[str, tuple[tp.Callable[[tp.Any], bool], str]] = {
+    **dict.fromkeys(("prompt", "negative_prompt", "sampler", "extend"), (_is_text, "a text")),
+    **dict.fromkeys(_WHOLE, (_is_whole, "a whole number")),
+    **dict.fromkeys(("quality", "pmos"), (_is_quality, "a number or a list of [seconds, number]")),
+}
+"""Key of a line of prompts → what it must be, and that in words; all other keys are numbers."""
 
 
 def make_jobs(
@@ -120,6 +157,8 @@ def make_jobs(
         raise ValueError(f"format {audio_format!r} is unknown: choose one of {', '.join(FORMATS)}")
     if named and named not in FORMATS and not out.is_dir():
         raise ValueError(f"{out}: .{named} is no audio format, choose one of {', '.join(FORMATS)}, or give a folder")
+    if named in FORMATS and named != audio_format and not out.is_dir():
+        raise ValueError(f"{out}: its name says {named}, --format {audio_format}: give one of them, or a folder")
     if named == audio_format and len(rows) * copies > 1:
         raise ValueError(f"{out}: {len(rows) * copies} clips do not fit into one file, give a folder")
     jobs, seen = [], Counter[tuple[str, int]]()
@@ -141,14 +180,20 @@ def check_writable(jobs: Sequence[Job]) -> None:
     Raises:
         OSError: naming the folder.
     """
-    for folder in {job.path.parent for job in jobs}:
-        probe = folder / f".{os.getpid()}.part"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise OSError(f"{folder}: cannot be written to ({error.strerror}): choose another --out") from error
+    for folder in sorted({job.path.parent for job in jobs}):
+        check_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    for job in jobs:
+        check_ours(job.sidecar, functools.partial(_is_record_of, job), f"the settings of {job.path.name}")
+        others = (job.path.with_suffix(suffix) for suffix in SUFFIXES)
+        if clash := next((other for other in others if other != job.path and other.exists()), None):
+            raise FileExistsError(
+                f"{clash} is there: {job.sidecar.name} would be taken for its metadata, choose another --out"
+            )
+
+
+def _is_record_of(job: Job, content: dict[str, tp.Any]) -> bool:
+    return {"model", "prompt", "version"} <= content.keys() and content.get("file") == job.path.name
 
 
 def run_jobs(
@@ -219,7 +264,7 @@ def _is_made(job: Job, record: dict[str, tp.Any], overwrite: bool) -> bool:
     if not job.path.exists():
         return False
     try:
-        known = json.loads(job.sidecar.read_text())
+        known = read_json(job.sidecar)
     except (OSError, ValueError):
         known = None
     if known == record:
@@ -235,15 +280,11 @@ def write(job: Job, audio: Tensor, sample_rate: int, record: dict[str, tp.Any]) 
     The file is under its name when it and its settings are complete, not before.
     """
     job.path.parent.mkdir(parents=True, exist_ok=True)
-    part = job.path.with_name(f".{job.path.stem}.{os.getpid()}.part")
     long = audio.shape[-1] >= _LOUDNESS_NEEDS * sample_rate
     options: dict[str, tp.Any] = {"strategy": "loudness", "loudness_compressor": True} if long else {"strategy": "peak"}
-    try:
-        audio_write(part, audio, sample_rate, job.path.suffix[1:], add_suffix=False, **options)
+    with replacing(job.path) as part:
+        audio_write(part, audio, sample_rate, job.path.suffix[1:].lower(), add_suffix=False, **options)
         write_json(job.sidecar, record)
-        os.replace(part, job.path)
-    finally:
-        part.unlink(missing_ok=True)
     return job.path
 
 

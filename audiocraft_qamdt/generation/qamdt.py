@@ -345,6 +345,7 @@ class QAMDT(Pipeline):
         return Known(latents, before | after)
 
     def _audio(self, audio: Tensor, sample_rate: int) -> Tensor:
+        audio = torch.as_tensor(audio)  # NumPy arrays too
         audio = audio[None] if audio.dim() == 2 else audio
         if audio.dim() != 3 or 0 in audio.shape or not audio.isfinite().all():
             raise ValueError(f"audio of shape {list(audio.shape)}: give finite samples [B, channels, S]")

@@ -365,7 +365,7 @@ def test_the_command_refines_reports_and_undoes(tmp_path, models, capsys):
     ids=["key", "matcher", "url", "name", "prompt", "config", "stages"],
 )
 def test_mistakes_are_named(tmp_path, words, message, caplog):
-    assert main(["captions", str(folder_of(tmp_path, tracks=1)), *words]) == 1
+    assert main(["captions", str(folder_of(tmp_path, tracks=1)), *words]) == 2
     assert message in caplog.text
 
 

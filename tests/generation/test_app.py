@@ -181,5 +181,5 @@ def test_without_gradio_the_error_names_the_extra(monkeypatch, caplog, trained):
     from audiocraft_qamdt.cli import main
 
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert main(["app", "--model", str(trained.export)]) == 1
+    assert main(["app", "--model", str(trained.export)]) == 2
     assert 'pip install "audiocraft_qamdt[app]"' in caplog.text

@@ -48,7 +48,7 @@ def test_an_export_that_generates_other_audio_is_not_written(trained, tmp_path, 
         write(tensors, path)
 
     monkeypatch.setattr(store, "_write_safetensors", wrong)
-    assert main(["export", str(trained.experiment), "--out", str(tmp_path / "out")]) == 1
+    assert main(["export", str(trained.experiment), "--out", str(tmp_path / "out")]) == 2
     assert "generates other audio" in caplog.text and list(tmp_path.iterdir()) == []
 
 
@@ -133,7 +133,7 @@ def test_generate_works_with_a_mel_vae_model(with_mel_vae, tmp_path):
 )
 def test_bad_input_is_named(argv, message, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
-    assert main(argv) == 1 and message in caplog.text
+    assert main(argv) == 2 and message in caplog.text
 
 
 def test_a_damaged_config_is_named(exported, tmp_path):
@@ -180,7 +180,7 @@ def test_models_that_the_hub_does_not_have_are_named(tmp_path, monkeypatch):
 
 
 def test_uploading_offline_says_so(exported, caplog):
-    assert main(["push", str(exported), "me/model"]) == 1
+    assert main(["push", str(exported), "me/model"]) == 2
     assert "HF_HUB_OFFLINE is set" in caplog.text
 
 

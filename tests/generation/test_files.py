@@ -208,7 +208,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(run, tmp_path,
 def test_bad_input_is_one_clear_line(run, tmp_path, caplog, monkeypatch, argv, message):
     monkeypatch.chdir(tmp_path)
     status, files = run(*argv)
-    assert status == 1 and files == [] and message in caplog.text
+    assert status == 2 and files == [] and message in caplog.text
     assert not list(tmp_path.rglob("*.wav"))
 
 
@@ -229,7 +229,7 @@ def test_without_a_model_it_says_how_to_come_by_one(tmp_path, monkeypatch, caplo
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("QAMDT_MODEL", raising=False)
     monkeypatch.setattr("audiocraft_qamdt.checkpoints.store.EMBEDDED", tmp_path / "nothing")
-    assert main(["generate", "piano"]) == 1
+    assert main(["generate", "piano"]) == 2
     assert "QAMDT_MODEL" in caplog.text
     assert "make pretrained" in caplog.text
 

@@ -233,7 +233,7 @@ def test_what_cannot_be_judged_is_named(folders, tmp_path, caplog, spoilt, more,
     spoil(folder, "good.wav", 0.1 * np.sin(np.arange(16000) / 10))
     more = [str(folders[2]) if option == "{other}" else option for option in more]
     code, _ = evaluate(tmp_path, spoilt(folder), *(more or ["--metrics", "is:playground"]))
-    assert code == 1 and not (tmp_path / "out.json").exists()
+    assert code == 2 and not (tmp_path / "out.json").exists()
     assert re.search(message, caplog.text), caplog.text
 
 

@@ -1,0 +1,67 @@
+"""The one place that turns exceptions into what a user reads: one line, and exit status 2."""
+
+from __future__ import annotations
+
+import logging
+import os
+import typing as tp
+from pathlib import Path
+
+logger = logging.getLogger("qamdt")
+
+MISTAKE = 2
+"""Exit status of a command that the user can mend, as argparse has it."""
+
+INTERRUPTED = 130
+_PACKAGE = str(Path(__file__).resolve().parent.parent)
+_QUOTED = "quote it twice for Hydra, '{key}=\"{value}\"', with \\ before each quotation mark inside"
+
+
+def reporting(call: tp.Callable[[], int | None]) -> int:
+    """Call a command; a mistake of the user becomes one line in the log, a bug stays a traceback.
+
+    With HYDRA_FULL_ERROR=1 every error is a traceback.
+
+    Returns:
+        Exit status.
+    """
+    try:
+        return call() or 0
+    except KeyboardInterrupt:
+        logger.error("interrupted; what is complete is kept")
+        return INTERRUPTED
+    except Exception as error:
+        message = _message(error)
+        if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        logger.error("%s", message)
+        return MISTAKE
+
+
+def _message(error: Exception) -> str | None:
+    """What to tell the user; None = it is no mistake of theirs."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    text = str(error).strip()
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _hydra_message(error, text)
+    if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
+        return text if _raised_here(error) else None
+    return text if isinstance(error, (OSError, ValueError, ImportError)) and text else None
+
+
+def _hydra_message(error: Exception, text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if type(error).__name__ == "OverrideParseException":
+        key, _, value = str(getattr(error, "override", "")).partition("=")
+        return f"{lines[0]}: {_QUOTED.format(key=key, value=value)}"
+    return "; ".join(lines[:3]) or type(error).__name__
+
+
+def _raised_here(error: Exception) -> bool:
+    """Whether this package raised it: torch's own RuntimeErrors are bugs, or have no other remedy than a traceback."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and frame.tb_frame.f_code.co_filename.startswith(_PACKAGE)
