@@ -36,6 +36,7 @@ from audiocraft.modules.conditioners import ConditioningProvider  # noqa: E402
 from audiocraft.solvers import builders as audiocraft_builders  # noqa: E402
 from audiocraft.solvers.compression import CompressionSolver  # noqa: E402
 from audiocraft.solvers.musicgen import MusicGenSolver  # noqa: E402
+from audiocraft.utils import checkpoint  # noqa: E402
 from audiocraft.utils.cache import CachedBatchWriter  # noqa: E402
 from audiocraft.utils.utils import dict_from_config, get_dataset_from_loader  # noqa: E402
 
@@ -162,12 +163,29 @@ class QAMDTSolver(MusicGenSolver):
             self.xp.link.update_history(self.history)
 
     def restore(self, *args: tp.Any, **kwargs: tp.Any) -> bool:
+        found = dict(self.quality_statistics)
         restored = super().restore(*args, **kwargs)
+        self._settle_statistics(found)
         self._use_statistics()
         self._log_quality_statistics()
         if int(self.codec.statistics.count) == 0 and "train" in self.dataloaders:
             self._estimate_statistics()
         return restored
+
+    def _settle_statistics(self, found: dict[str, tp.Any]) -> None:
+        """Keep the statistics on disk, unless the weights were trained with others.
+
+        Raises:
+            ValueError: both are there and give other levels.
+        """
+        trained, levels = self.quality_statistics, ("predictor", "version", "mean", "std", "quantiles")
+        if found and trained and any(found[key] != trained[key] for key in levels):
+            raise ValueError(
+                f"quality.json (mean {found['mean']:.3f}, {found['predictor']}) differs from the statistics that the "
+                f"weights in {self.folder} were trained with (mean {trained['mean']:.3f}, {trained['predictor']}): put "
+                "that quality.json back to go on, or start a new experiment (label=NAME) for the new one"
+            )
+        self.quality_statistics = found or trained
 
     def _use_statistics(self) -> None:
         params = {
@@ -210,14 +228,31 @@ class QAMDTSolver(MusicGenSolver):
         source = self.cfg.continue_from
         if source and not source.startswith("//pretrained/") and store.is_export(source):
             self.cfg.continue_from = f"//pretrained/{source}"
-        for path in (self.checkpoint_path(), source):
-            if path and Path(path).is_file():
-                store.load_safely(Path(path), mmap=True)  # a clear error for a damaged or malicious file
-                break
+        resumed = self.checkpoint_path()
+        source = self.cfg.continue_from
+        path = resumed if resumed.is_file() else self._checkpoint_of(source)
+        if path is not None:  # a clear error for a damaged or malicious file, or one of another model
+            state = store.load_safely(path, mmap=True)
+            if path != resumed and "best_state" in state:
+                self._check_fits(str(source), state["best_state"]["model"], state.get("xp.cfg"))
         return super().load_checkpoints(*args, **kwargs)
 
     def load_from_pretrained(self, name: str) -> dict:
-        return store.load(name).solver_state()
+        trained = store.load(name)
+        self._check_fits(name, trained.model, trained.cfg)
+        return trained.solver_state()
+
+    def _checkpoint_of(self, source: str | None) -> Path | None:
+        if not source or source.startswith("//pretrained/"):
+            return None
+        path = checkpoint.resolve_checkpoint_path(source, use_fsdp=False)
+        if path is None:
+            raise FileNotFoundError(f"continue_from={source}: there is no such checkpoint, export or experiment")
+        return path
+
+    def _check_fits(self, source: str, weights: dict[str, Tensor], cfg: DictConfig | None) -> None:
+        if not self.cfg.fsdp.use:
+            store.check_fits(source, weights, cfg, self.model.state_dict(), self.cfg)
 
     def save_checkpoints(self) -> None:
         """As in AudioCraft; when the disk is full, the previous checkpoint stays and no part of the new one does."""

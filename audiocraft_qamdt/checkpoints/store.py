@@ -116,6 +116,56 @@ def load(name: str | Path) -> TrainedModel:
     )
 
 
+_KINDS = ("sample_rate", "channels", "mdt", "latents.codec", "conditioners", "fuser", "dataset.segment_duration")
+"""Config keys, and sections, that decide what parameters a model has."""
+
+
+def check_fits(
+    source: str, weights: dict[str, Tensor], cfg: DictConfig | None, own: dict[str, Tensor], own_cfg: DictConfig
+) -> None:
+    """Refuse weights that would leave parameters of a model at random, or of another codec.
+
+    Args:
+        source: where the weights come from, for the message.
+        weights, cfg: the model's, from there; None = its config is not known.
+        own, own_cfg: of the model that they go into.
+    Raises:
+        ValueError: naming parameters and the config keys that differ.
+    """
+    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    shaped = [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    keys = [] if cfg is None else _different_keys(cfg, own_cfg)
+    other_codec = [key for key in keys if key.startswith("latents.codec")]
+    if not (missing or extra or shaped or other_codec):
+        return
+    parts = {"missing there": missing, "not here": extra, "of other shapes": shaped}
+    names = "; ".join(f"{len(found)} parameters {what} ({found[0]})" for what, found in parts.items() if found)
+    raise ValueError(
+        f"continue_from={source} is a model of another kind: {names or 'same shapes, another codec'}; the config keys "
+        f"that differ: {', '.join(keys) or 'none that is known'}. Set them as there, or drop continue_from"
+    )
+
+
+def _different_keys(cfg: DictConfig, own_cfg: DictConfig) -> list[str]:
+    there, here = (_flat(OmegaConf.to_container(each, resolve=True)) for each in (cfg, own_cfg))
+    keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    return [
+        f"{key}={here.get(key)} (there: {there.get(key)})"
+        for key in keys
+        if any(key == name or key.startswith(f"{name}.") for name in _KINDS)
+    ]
+
+
+def _flat(value: tp.Any, key: str = "") -> dict[str, tp.Any]:
+    if not isinstance(value, dict) or not value:
+        return {key: value}
+    return {
+        name: item
+        for part, inner in value.items()
+        for name, item in _flat(inner, f"{key}.{part}" if key else str(part)).items()
+    }
+
+
 def download(hub_id: str, revision: str | None = None) -> Path:
     """Return the folder of an export from the Hugging Face hub, downloaded where it is not in the hub's cache.
 
