@@ -24,7 +24,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     )
     captions.add_argument("words", nargs="+", metavar="MANIFEST", help="folder with data.jsonl(.gz), or that file")
     captions.add_argument("--config", help="YAML file, or the name of one in config/captions; see default.yaml there")
-    captions.add_argument("--stages", default="caption,match,rewrite", help="which to run, of caption, match and rewrite; default: all three")
+    captions.add_argument("--stages", default="caption,match,rewrite", help="of caption, match, rewrite; default: all")
     one = captions.add_mutually_exclusive_group()
     one.add_argument("--dry-run", action="store_true", help=f"show what would become of {SHOWN} tracks, write nothing")
     one.add_argument("--undo", action="store_true", help="restore the tracks' original descriptions")
