@@ -102,7 +102,7 @@ def test_what_is_there_is_not_made_again_and_a_gap_is_filled_with_the_same(run, 
 def test_clips_of_other_settings_are_not_replaced_unless_told(run, tmp_path, caplog):
     run("piano", "--out", tmp_path, *FAST)
     before = (tmp_path / "0000.wav").read_bytes()
-    assert run("drums", "--out", tmp_path, *FAST)[0] == 1
+    assert run("drums", "--out", tmp_path, *FAST)[0] == 2
     assert "made with other settings" in caplog.text and (tmp_path / "0000.wav").read_bytes() == before
     assert run("drums", "--out", tmp_path, "--overwrite", *FAST)[0] == 0
     assert settings(tmp_path / "0000.wav")["prompt"] == "drums"
@@ -178,7 +178,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(run, tmp_path,
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o555)
     with nobody():
-        assert run("piano", "--out", folder / "x.wav")[0] == 1
+        assert run("piano", "--out", folder / "x.wav")[0] == 2
     assert "locked: cannot be written to" in caplog.text and "--out" in caplog.text
 
 
