@@ -140,7 +140,7 @@ def test_dry_run_lists_and_makes_nothing(tmp_path, capsys):
 )
 def test_unknown_grids_patterns_and_numbers_are_refused(tmp_path, arguments):
     main_in(tmp_path)
-    assert qamdt(["grid", *arguments]) == 1
+    assert qamdt(["grid", *arguments]) == 2
 
 
 def test_metrics_are_found_by_the_quantity_they_are_of(tmp_path):
