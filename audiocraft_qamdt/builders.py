@@ -8,32 +8,30 @@ import typing as tp
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from unittest import mock
 
 import torch
 from omegaconf import DictConfig, open_dict
 
+from audiocraft_qamdt.utils import prepared
+
 from .checkpoints.store import load_safely
 from .clap.scorer import ClapScorer
-from .compat import prepare
 from .conditioning.conditioners import QualityConditioner, T5StatesConditioner, WordsConditioner
 from .conditioning.fuser import ModelFuser
 from .conditioning.model import QAMDTModel
 from .data.dataset import QualityMusicDataset
 from .data.manifest import read_manifest
-from .diffusion.guidance import Guidance
 from .diffusion.objective import DiffusionObjective, NoiseSchedule
 from .latents.codec import LatentCodec
 from .models.mdt import MaskedDiffusionTransformer
-from .quality.levels import LevelRule, QualityStatistics, level_rule
+from .quality.levels import STATISTICS_FILE, LevelRule, QualityStatistics, level_rule
+from .utils.patching import replaced
 
-prepare()
-
-from audiocraft.data import music_dataset  # noqa: E402
-from audiocraft.models import builders as audiocraft_builders  # noqa: E402
-from audiocraft.modules.conditioners import BaseConditioner, ConditioningProvider  # noqa: E402
-from audiocraft.solvers import builders as audiocraft_solver_builders  # noqa: E402
-from audiocraft.utils.utils import dict_from_config, get_dataset_from_loader  # noqa: E402
+from audiocraft.data import music_dataset
+from audiocraft.models import builders as audiocraft_builders
+from audiocraft.modules.conditioners import BaseConditioner, ConditioningProvider
+from audiocraft.solvers import builders as audiocraft_solver_builders
+from audiocraft.utils.utils import dict_from_config, get_dataset_from_loader
 
 logger = logging.getLogger(__name__)
 
@@ -309,19 +307,6 @@ def get_objective(cfg: DictConfig) -> DiffusionObjective:
     return DiffusionObjective(NoiseSchedule(**dict_from_config(cfg.schedule)), cfg.snr_gamma, **draws)
 
 
-def get_guidance(cfg: DictConfig, schedule: NoiseSchedule) -> Guidance:
-    """Return the guidance of a `classifier_free_guidance` config."""
-    added = ("rescale", "apg_eta", "apg_norm", "apg_momentum")  # models trained before do without these keys
-    options = {key: cfg[key] for key in added if key in cfg}
-    return Guidance(
-        cfg.inference_coef,
-        (cfg.start, cfg.stop),
-        schedule.num_steps,
-        quality_scale=cfg.get("quality_coef"),
-        **options,
-    )
-
-
 @functools.lru_cache(maxsize=1)
 def get_clap(name: str, device: str) -> ClapScorer:
     """Load the CLAP model that selects candidates, once.
@@ -355,7 +340,7 @@ def get_audio_datasets(cfg: DictConfig) -> dict[str, torch.utils.data.DataLoader
             except (FileNotFoundError, ValueError) as error:
                 raise type(error)(f"datasource.{split}: {error}") from error
     # AudioCraft picks the class from a closed enumeration: its MUSIC entry is looked up by name at call time.
-    with mock.patch.object(music_dataset, "MusicDataset", QualityMusicDataset):
+    with replaced(music_dataset, "MusicDataset", QualityMusicDataset):
         loaders = audiocraft_solver_builders.get_audio_datasets(cfg, audiocraft_solver_builders.DatasetType.MUSIC)
     for split, loader in loaders.items():
         logger.info("Data split %s: %d tracks", split, len(get_dataset_from_loader(loader).meta))
@@ -368,10 +353,10 @@ def get_quality_statistics(cfg: DictConfig) -> QualityStatistics | None:
     if chosen is not None and not isinstance(chosen, str):
         return QualityStatistics.from_dict(dict_from_config(chosen), "quality.statistics")
     train = cfg.datasource.get("train")
-    path = Path(chosen) if chosen else Path(train) / "quality.json" if train and Path(train).is_dir() else None
-    if path is None or (chosen is None and not path.exists()):
-        return None
-    return QualityStatistics.load(path)
+    if chosen is not None:
+        return QualityStatistics.load(Path(chosen))
+    beside = Path(train) / STATISTICS_FILE if train else None
+    return QualityStatistics.load(beside) if beside is not None and beside.exists() else None
 
 
 def get_level_rule(cfg: DictConfig, statistics: QualityStatistics | None) -> LevelRule | None:

@@ -7,15 +7,14 @@ import sys
 import types
 import typing as tp
 
+from audiocraft_qamdt.utils import prepared
+
 from . import builders
-from .compat import prepare
 
-prepare()
-
-import audiocraft.models.builders  # noqa: E402
-import audiocraft.models.encodec  # noqa: E402
-import audiocraft.solvers  # noqa: E402
-import audiocraft.solvers.builders  # noqa: E402
+import audiocraft.models.builders
+import audiocraft.models.encodec
+import audiocraft.solvers
+import audiocraft.solvers.builders
 
 Function = tp.Callable[..., tp.Any]
 

@@ -8,16 +8,16 @@ import typing as tp
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import flashy
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
+from audiocraft_qamdt.utils import prepared
+
 from . import builders
 from .checkpoints import store
-from .compat import prepare
-from .conditioning.attributes import drop_conditions, to_levels
+from .conditioning.attributes import drop_conditions, write_prefix
 from .conditioning.model import QAMDTModel
 from .data.cache import LatentBatchLoader, to_record
 from .data.dataset import QualityMusicInfo
@@ -30,15 +30,14 @@ from .models.layers import Block
 from .models.masking import TokenMask, draw_mask
 from .utils.randomness import keyed_generator, keyed_seed, seed_libraries
 
-prepare()
-
-from audiocraft.modules.conditioners import ConditioningProvider  # noqa: E402
-from audiocraft.solvers import builders as audiocraft_builders  # noqa: E402
-from audiocraft.solvers.compression import CompressionSolver  # noqa: E402
-from audiocraft.solvers.musicgen import MusicGenSolver  # noqa: E402
-from audiocraft.utils import checkpoint  # noqa: E402
-from audiocraft.utils.cache import CachedBatchWriter  # noqa: E402
-from audiocraft.utils.utils import dict_from_config, get_dataset_from_loader  # noqa: E402
+import flashy
+from audiocraft.modules.conditioners import ConditioningProvider
+from audiocraft.solvers import builders as audiocraft_builders
+from audiocraft.solvers.compression import CompressionSolver
+from audiocraft.solvers.musicgen import MusicGenSolver
+from audiocraft.utils import checkpoint
+from audiocraft.utils.cache import CachedBatchWriter
+from audiocraft.utils.utils import dict_from_config, get_dataset_from_loader
 
 Batch = tuple[Tensor, list[QualityMusicInfo]]
 
@@ -193,7 +192,10 @@ class QAMDTSolver(MusicGenSolver):
             "project_context": not self.cfg.fsdp.use,
             "compile": self.cfg.compile.generate,
         }
-        self.generator = QAMDT.from_config(self.cfg, self.model, self.codec, self.quality_statistics, **params)
+        self.qamdt = QAMDT.from_config(self.cfg, self.model, self.codec, self.quality_statistics, **params)
+        if "generate" in self.dataloaders:  # AudioCraft writes the levels beside each sample
+            dataset: tp.Any = get_dataset_from_loader(self.dataloaders["generate"])
+            dataset.rule = self.qamdt.rule
 
     def _log_quality_statistics(self) -> None:
         if not self.quality_statistics:
@@ -303,13 +305,14 @@ class QAMDTSolver(MusicGenSolver):
         return latents, infos
 
     def _conditions(self, idx: int, infos: list[QualityMusicInfo]) -> dict[str, tp.Any]:
-        attributes = [info.to_condition_attributes() for info in infos]
+        attributes = [replace(info, rule=self.qamdt.rule).to_condition_attributes() for info in infos]
         if self.is_training:
             generator = keyed_generator(*self._step_key(idx), "dropout")
             attributes = drop_conditions(attributes, dict(self.cfg.condition_dropout), generator)
-        levels = [to_levels(item, self.generator.rule, self.cfg.quality.prefix) for item in attributes]
+        if self.cfg.quality.prefix:
+            attributes = [write_prefix(item) for item in attributes]
         with self.autocast:
-            return self.model.encode_conditions(levels)
+            return self.model.encode_conditions(attributes)
 
     def _step_key(self, idx: int) -> tuple[int, int, int]:
         step = (self.epoch - 1) * self.train_updates_per_epoch + idx
@@ -396,13 +399,14 @@ class QAMDTSolver(MusicGenSolver):
         audio, infos = batch
         attributes = [self._request(info, remove_text_conditioning) for info in infos]
         seeds = [keyed_seed(self.cfg.generate.seed, info.meta.path, str(info.seek_time)) for info in infos]
+        params = replace(self.qamdt.params, duration=gen_duration)
         prompt = None if prompt_duration is None else audio[..., : round(prompt_duration * self.cfg.sample_rate)].cpu()
         if prompt is None:
-            gen_audio = self.generator.generate_from(attributes, seeds, duration=gen_duration)
+            gen_audio = self.qamdt.generate_from(attributes, seeds, params)
         else:
             start, samples = prompt.shape[-1], round(gen_duration * self.cfg.sample_rate)
             silence = torch.nn.functional.pad(prompt, (0, samples - start))
-            gen_audio = self.generator.fill_from(attributes, seeds, silence, start, samples)
+            gen_audio = self.qamdt.fill_from(attributes, seeds, params, silence, start, samples)
             gen_audio = gen_audio[..., start:] if remove_prompt else gen_audio
         return {
             "rtf": (time.time() - begin) / gen_duration / len(infos),
@@ -448,10 +452,11 @@ class QAMDTSolver(MusicGenSolver):
 
     def _request(self, info: QualityMusicInfo, without_text: bool) -> tp.Any:
         description = None if without_text else info.description
-        if self.cfg.generate.quality is not None:
-            return self.generator.request(description, self.cfg.generate.quality)
-        attributes = replace(info, description=description).to_condition_attributes()
-        return to_levels(attributes, self.generator.rule, self.cfg.quality.prefix)
+        params = self.qamdt.params
+        if params.quality is not None or params.pmos is not None:
+            return self.qamdt.request(description, params.quality, params.pmos)
+        attributes = replace(info, description=description, rule=self.qamdt.rule).to_condition_attributes()
+        return write_prefix(attributes) if self.cfg.quality.prefix else attributes
 
 
 class CodecSolver(CompressionSolver):

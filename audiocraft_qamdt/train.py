@@ -14,21 +14,22 @@ import sys
 import typing as tp
 from pathlib import Path
 
-from .compat import CONFIG_ROOT, check_attention_backend, prepare
+import omegaconf
+from dora import XP, git_save, hydra_main
+from dora.conf import SlurmConfig
 
-prepare()
+from audiocraft_qamdt.utils import prepared
 
-import flashy  # noqa: E402
-import omegaconf  # noqa: E402
-from audiocraft.environment import AudioCraftEnvironment  # noqa: E402
-from audiocraft.utils.cluster import get_slurm_parameters  # noqa: E402
-from dora import XP, git_save, hydra_main  # noqa: E402
-from dora.conf import SlurmConfig  # noqa: E402
+from .compat import CONFIG_ROOT, check_attention_backend
+from .register import register
+from .slurm.team import training_parameters
+from .utils.dora import base_config
+from .utils.errors import reporting
+from .utils.quoting import quoted
 
-from .register import register  # noqa: E402
-from .slurm.team import training_parameters  # noqa: E402
-from .utils.errors import reporting  # noqa: E402
-from .utils.quoting import quoted  # noqa: E402
+import flashy
+from audiocraft.environment import AudioCraftEnvironment
+from audiocraft.utils.cluster import get_slurm_parameters
 
 logger = logging.getLogger(__name__)
 register()
@@ -47,9 +48,9 @@ def get_solver(cfg: omegaconf.DictConfig) -> tp.Any:
     Raises:
         ValueError: a batch size that the number of processes does not divide.
     """
-    from audiocraft import solvers
-
     from .builders import SPLITS, resolve_device
+
+    from audiocraft import solvers
 
     cfg.device = resolve_device(cfg.device)
     _split_batch(cfg.dataset, "dataset")
@@ -115,6 +116,7 @@ def init_seed_and_system(cfg: omegaconf.DictConfig) -> None:
     """Set seeds, threads, start method and attention backend, as AudioCraft does."""
     import numpy as np
     import torch
+
     from audiocraft.modules.transformer import set_efficient_attention_backend
 
     check_attention_backend(cfg.efficient_attention_backend)
@@ -161,7 +163,7 @@ def _run(cfg: omegaconf.DictConfig) -> None:
 
 def _slurm_config() -> SlurmConfig:
     """Return the defaults of `dora grid` and `dora launch` for SLURM; read when they are needed."""
-    recipe = omegaconf.OmegaConf.to_container(get_slurm_parameters(main._base_cfg.slurm))
+    recipe = omegaconf.OmegaConf.to_container(get_slurm_parameters(base_config(main).slurm))
     return SlurmConfig(**training_parameters(tp.cast(dict, recipe)))
 
 

@@ -17,18 +17,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from audiocraft_qamdt.compat import CONFIG_ROOT, prepare
+from audiocraft_qamdt.compat import CONFIG_ROOT
+from audiocraft_qamdt.data.dataset import QualityMusicDataset
 from audiocraft_qamdt.data.manifest import build_manifest
 from audiocraft_qamdt.latents.codec import LatentCodec
 from audiocraft_qamdt.latents.mdct import MDCTCodec
 from audiocraft_qamdt.playground.dataset import make_dataset
 from audiocraft_qamdt.quality.annotate import annotate
+from audiocraft_qamdt.utils import prepared
 
 from .harness import Settings, Work, bench
-
-prepare()
-
-from audiocraft_qamdt.data.dataset import QualityMusicDataset  # noqa: E402
 
 SEGMENT = 10.0  # seconds
 TRACKS, DURATION = 3, 30.0  # of the music that is read

@@ -14,7 +14,7 @@ from torch import Tensor
 from audiocraft_qamdt.commands.output import say
 from audiocraft_qamdt.data.manifest import read_descriptions
 from audiocraft_qamdt.diffusion.samplers import make_scheduler, sample
-from audiocraft_qamdt.generation.params import item_seeds
+from audiocraft_qamdt.generation.pipeline import item_seeds
 from audiocraft_qamdt.generation.qamdt import QAMDT
 from audiocraft_qamdt.utils.randomness import noise_like_items
 
@@ -40,7 +40,7 @@ class Measured:
 
     def __init__(self, model: QAMDT, prompts: list[str], quality: float | None) -> None:
         self.model = model
-        self.layout = model.layout(round(model.params.duration * model.sample_rate))
+        self.layout = model.layout(model.params)
         self.attributes = [model.request(prompt, quality, None, model.params.duration) for prompt in prompts]
         shape = (model.codec.latent_channels, self.layout.frames, model.codec.latent_bins)
         self.noise = noise_like_items(shape, item_seeds(prompts, model.params.seed), model.device)
@@ -60,8 +60,8 @@ class Measured:
         The published DDIM stops at the noise of the schedule's first step, the others at the network's clean estimate
         from there: that step is made for DDIM, too.
         """
-        self.model.set_generation_params(guidance_interval=(start, 1.0))
-        denoise = self.model.denoiser(self.model.branches(self.attributes, self.layout), self.layout)
+        params = self.model.params.changed(guidance_interval=(start, 1.0))
+        denoise = self.model.denoiser(self.model.branches(self.attributes, self.layout, params), self.layout, params)
         self.evaluations = 0
         made = sample(denoise, self.noise, self.model.schedule, sampler=sampler, steps=steps)
         if sampler == "ddim":
@@ -85,8 +85,8 @@ def main() -> None:
     measured = Measured(model, read_descriptions(options.data)[: options.clips], options.quality)
     reference, evaluations = measured.latents("ddim", model.schedule.num_steps)
     guidance = model.params.guidance
-    quality_scale = guidance.scale if guidance.quality_scale is None else guidance.quality_scale
-    weights = f"{guidance.scale:g} and {quality_scale:g}"
+    quality_scale = guidance.guidance_scale if guidance.quality_scale is None else guidance.quality_scale
+    weights = f"{guidance.guidance_scale:g} and {quality_scale:g}"
     solution = f"DDIM at {model.schedule.num_steps} steps ({evaluations:g} evaluations)"
     say([f"{len(reference)} clips, weights of text and quality {weights}", f"error: of latents, from {solution}", ""])
     say([f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"])

@@ -115,8 +115,8 @@ def trained(tmp_path_factory) -> SimpleNamespace:
         solver.run()
         store.export(root / "export", store.load(solver.folder))
         with solver.swap_best_state():  # as AudioCraft's generate and evaluate stages do
-            solver.generator.set_generation_params(steps=CHECK_STEPS, duration=2.56)
-            audio = torch.cat([solver.generator.generate(CHECK_PROMPTS, quality=level) for level in (1, 5)])
+            solver.qamdt.set_generation_params(steps=CHECK_STEPS, duration=2.56)
+            audio = torch.cat([solver.qamdt.generate(CHECK_PROMPTS, quality=level) for level in (1, 5)])
     return SimpleNamespace(experiment=solver.folder, export=root / "export", audio=audio)
 
 

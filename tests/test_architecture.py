@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -36,7 +37,7 @@ LEVELS = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 TORCH_ONLY = ("models", "diffusion", "latents.codec", "latents.mdct", "latents.mel_vae", "utils.randomness")
 ALLOWED = {"torch", "numpy", "diffusers", "transformers", "safetensors", "librosa"}
 SEES_CFG = {"builders", "solver", "train", "cli", "register", "checkpoints.store", "checkpoints.official"}
-SEES_CFG |= {"generation.qamdt", "generation.export", "sweeps.flops"}
+SEES_CFG |= {"generation.qamdt", "generation.config", "generation.export", "sweeps.flops"}
 
 
 def modules() -> dict[str, ast.Module]:
@@ -60,22 +61,25 @@ def own_imports(name: str) -> set[str]:
     targets = set()
     parts = name.split(".")
     for node in ast.walk(MODULES[name]):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = parts[: len(parts) - node.level]
-            base += node.module.split(".") if node.module else []
+        if isinstance(node, ast.ImportFrom) and (node.level or f"{node.module}.".startswith(f"{PACKAGE.name}.")):
+            base = parts[: len(parts) - node.level] if node.level else []
+            base += [part for part in (node.module or "").split(".") if part and part != PACKAGE.name]
             candidates = [".".join([*base, alias.name]) for alias in node.names] + [".".join(base)]
             targets |= {candidate for candidate in candidates if candidate in MODULES}
     return targets
 
 
-def foreign_imports(name: str) -> set[str]:
+def foreign_imports_of(node: ast.AST) -> set[str]:
     found = set()
-    for node in ast.walk(MODULES[name]):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            found.add(node.module.split(".")[0])
-    return found - set(sys.stdlib_module_names)
+    if isinstance(node, ast.Import):
+        found = {alias.name.split(".")[0] for alias in node.names}
+    elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+        found = {node.module.split(".")[0]}
+    return found - {PACKAGE.name, *sys.stdlib_module_names}
+
+
+def foreign_imports(name: str) -> set[str]:
+    return set().union(*map(foreign_imports_of, ast.walk(MODULES[name])))
 
 
 def test_every_folder_and_module_at_the_door_has_a_floor():
@@ -92,6 +96,14 @@ def test_imports_point_down(name):
 def test_no_imports_go_in_circles():
     graph = {name: own_imports(name) for name in MODULES}
     TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"compat", "utils.prepared"}))
+def test_audiocraft_is_imported_after_what_prepares_it(name):
+    body = [node for node in MODULES[name].body if isinstance(node, ast.Import | ast.ImportFrom)]
+    theirs = [node.lineno for node in body if "audiocraft" in foreign_imports_of(node)]
+    ours = [node.lineno for node in body if getattr(node, "module", "") == "audiocraft_qamdt.utils"]
+    assert not theirs or (ours and ours[0] < theirs[0])
 
 
 @pytest.mark.parametrize("name", sorted(n for n in MODULES if n.startswith(TORCH_ONLY)))
@@ -116,10 +128,20 @@ def test_cfg_is_seen_by_few(name):
     assert "cfg" not in arguments
 
 
+DORAS = r"(main|dora|launcher|_herd|xp)\._[a-z]|from dora\S* import .*\b_[a-z]"
+
+
+@pytest.mark.parametrize("folder", ["audiocraft_qamdt", "grids"])
+def test_doras_private_names_stand_in_one_file(folder):
+    files = {path for path in (PACKAGE.parent / folder).rglob("*.py") if re.search(DORAS, path.read_text())}
+    assert files <= {PACKAGE / "utils" / "dora.py"}
+
+
 @pytest.mark.parametrize(
     "statement, forbidden",
     [
         ("import audiocraft_qamdt", "torch"),
+        ("import audiocraft_qamdt.cli", "torch"),
         ("import audiocraft_qamdt.models.mdt", "audiocraft"),
         ("import audiocraft_qamdt.diffusion.samplers", "diffusers"),
         ("import audiocraft_qamdt.quality.levels", "torch"),

@@ -53,7 +53,11 @@ def test_ddim_with_guidance_gives_the_published_latents(published, project):
         return {**conditions, "context": projected, "context_mask": None}
 
     denoise = guided(
-        predict, conditional, unconditional, Guidance(scale=config["guidance_scale"]), prepare if project else dict
+        predict,
+        conditional,
+        unconditional,
+        Guidance(guidance_scale=config["guidance_scale"]),
+        prepare if project else dict,
     )
     latents = sample(denoise, noise, NoiseSchedule(), sampler="ddim", steps=config["steps"])
     assert (latents - run["out.latents"]).norm() / run["out.latents"].norm() < 1e-4

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import audiocraft.models.builders
-import audiocraft.solvers
 import pytest
 import torch
-from audiocraft.models import CompressionModel
-from audiocraft.models.encodec import EncodecModel
-from audiocraft.solvers.compression import CompressionSolver
 from omegaconf import OmegaConf
 
 from audiocraft_qamdt.register import TABLE, register
+
+import audiocraft.models.builders
+import audiocraft.solvers
+from audiocraft.models import CompressionModel
+from audiocraft.models.encodec import EncodecModel
+from audiocraft.solvers.compression import CompressionSolver
 
 
 @pytest.fixture(autouse=True)

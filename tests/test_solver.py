@@ -263,6 +263,6 @@ def test_a_compiled_run_trains_and_generates_like_a_plain_one(folder, tmp_path):
         with solver_in(tmp_path / mode, *argv(folder, f"compile.train={mode}", f"compile.generate={mode}")) as solver:
             solver.run()
             losses.append([entry["train"]["loss"] for entry in solver.history])
-            clips = solver.generator.generate(["slow piano"], quality=5)
+            clips = solver.qamdt.generate(["slow piano"], quality=5)
             assert clips.isfinite().all() and clips.std() > 0
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)

@@ -98,7 +98,8 @@ class LocalLanguageModel:
         ).to(self.device)
         inputs.pop("token_type_ids", None)
         sampling: dict[str, tp.Any] = {"do_sample": self.temperature > 0}
-        sampling |= {"temperature": self.temperature} if self.temperature > 0 else {}
+        if self.temperature > 0:
+            sampling["temperature"] = self.temperature
         with seeded(prompts[0].seed):
             tokens = self.model.generate(
                 **inputs, max_new_tokens=self.max_new_tokens, pad_token_id=self.tokenizer.pad_token_id, **sampling

@@ -119,13 +119,16 @@ def _finish(track: Track, report: CaptionReport, write: bool, visit: Callable[[T
         return
     candidates, description = track.result()
     try:
-        report.changed += write and write_texts(track.path, track.texts, candidates, description)
+        if write and write_texts(track.path, track.texts, candidates, description):
+            report.changed += 1
     except (OSError, ValueError) as error:  # e.g. another key holds what UTF-8 cannot
         report.unreadable[track.path] = f"{type(error).__name__}: {error}"
         return
     report.tracks += 1
-    report.silent += [track.path] if track.silent else []
-    report.suspicious += [track.path] if has_instructions(track.texts.original or "") else []
+    if track.silent:
+        report.silent.append(track.path)
+    if has_instructions(track.texts.original or ""):
+        report.suspicious.append(track.path)
     report.count(track.found, candidates)
     if visit is not None:
         visit(track)

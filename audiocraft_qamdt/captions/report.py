@@ -131,12 +131,15 @@ class CaptionReport:
             for kind in KINDS
             if kind in self.scores.counts
         ]
-        lines += [f"cost: {self.cost:.4f} dollars"] if self.cost else []
+        if self.cost:
+            lines.append(f"cost: {self.cost:.4f} dollars")
         for title, names in (("silent", self.silent), ("speaks to a language model", self.suspicious)):
             lines += [f"{title}: {name}" for name in names]
         for title, files in (("unreadable", self.unreadable), ("failed, left as it was", self.failed)):
             lines += [f"{title}: {name} ({reason})" for name, reason in files.items()]
-        return [*lines, *([f"stopped: {self.stopped}"] if self.stopped else [])]
+        if self.stopped:
+            lines.append(f"stopped: {self.stopped}")
+        return lines
 
     def write(self) -> None:
         """Write `captions.json` and the histograms beside the manifest."""

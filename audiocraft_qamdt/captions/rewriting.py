@@ -127,7 +127,9 @@ class JoiningRewriter:
     def _join(self, request: Request) -> str:
         texts = [clean(text).rstrip(".") for text in (request.original, *request.candidates[:1]) if text]
         missing = [value for value in request.tags.values() if not any(contains(text, value) for text in texts)]
-        return ". ".join([*texts, *([", ".join(missing)] if missing else [])]) + "."
+        if missing:
+            texts.append(", ".join(missing))
+        return ". ".join(texts) + "."
 
 
 @dataclass(frozen=True)

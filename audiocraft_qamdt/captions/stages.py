@@ -170,7 +170,8 @@ class Refiner:
             elif not track.silent:
                 known = self.cache.get("caption", self._caption_key(track))
                 track.captions = [Candidate.from_dict(entry) for entry in known or []]
-                todo += [track] if known is None else []
+                if known is None:
+                    todo.append(track)
         cuts = [(track, start, clip) for track in todo for start, clip in self._clips(track)]
         if self.captioner is None or not cuts:
             return
@@ -248,7 +249,8 @@ class Refiner:
             track.request = make_request(track.found, track.texts.sidecar, self.settings["tags"], seed)
             known = self.cache.get("rewrite", self._rewrite_key(track))
             track.rewritten = Candidate.from_dict(known) if known else None
-            todo += [] if known else [track]
+            if not known:
+                todo.append(track)
         answers = self.rewriter.rewrite([track.request for track in todo if track.request]) if todo else []
         for track, answer in zip(todo, answers, strict=True):
             if not self._failed(track, answer):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import typing as tp
 from pathlib import Path
 
 from .output import say
 
-SHORT = {"fad": "frechet", "is": "inception"}
-DEFAULT_METRICS = "fad:playground,is:playground,pmos:acoustic,silence"
+logger = logging.getLogger(__name__)
+
+OLD_NAMES = {"fad": "frechet", "is": "inception"}
+"""Names of --metrics that metrics had before → the names that they have everywhere."""
+DEFAULT_METRICS = "frechet:playground,inception:playground,pmos:acoustic,silence"
 
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
@@ -19,8 +23,8 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument(
         "--metrics",
         default=DEFAULT_METRICS,
-        help="comma-separated: fad:NETWORK, is:NETWORK, kl:NETWORK, clap:clap, pmos:PREDICTOR, silence; NETWORK is "
-        "playground, vggish, passt, clap or encodec, with =CHECKPOINT where it is not the published one (default: "
+        help="comma-separated: frechet:NETWORK, inception:NETWORK, kl:NETWORK, clap:clap, pmos:PREDICTOR, silence; "
+        "NETWORK is playground, vggish, passt, clap or encodec, with =CHECKPOINT for other weights (default: "
         f"{DEFAULT_METRICS})",
     )
     evaluate.add_argument("--captions", type=Path, help="JSON, JSON lines or CSV; default: sidecars beside the files")
@@ -40,7 +44,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 
 
 def parse_metrics(text: str) -> tuple[dict[str, list[str]], dict[str, dict[str, tp.Any]]]:
-    """Return switches and networks' settings from "fad:vggish=model.pth,pmos:acoustic".
+    """Return switches and networks' settings from "frechet:vggish=model.pth,pmos:acoustic".
 
     Returns:
         Metric → networks or predictors, as `evaluate.metrics`; network → settings, as in `metrics`.
@@ -52,7 +56,10 @@ def parse_metrics(text: str) -> tuple[dict[str, list[str]], dict[str, dict[str, 
     for item in filter(None, (part.strip() for part in text.split(","))):
         metric, _, rest = item.partition(":")
         network, _, checkpoint = rest.partition("=")
-        switches.setdefault(SHORT.get(metric, metric), []).append(network)
+        if metric in OLD_NAMES:
+            logger.warning("--metrics %s: this metric is called %s", metric, OLD_NAMES[metric])
+            metric = OLD_NAMES[metric]
+        switches.setdefault(metric, []).append(network)
         known = settings.setdefault(network, {"checkpoint": checkpoint}) if checkpoint else {}
         if known.get("checkpoint", checkpoint) != checkpoint:
             raise ValueError(f"--metrics names two checkpoints of {network}: one at a time")

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
+import typing as tp
 from pathlib import Path
 
+from ..generation.params import KNOBS
 from .output import say
 
 CLAP = "laion/larger_clap_music"
-SETTINGS = {
-    "duration": (float, "seconds; any length"),
-    "steps": (int, "of the sampler"),
-    "sampler": (str, "dpmsolver++, ddim, unipc, euler or heun"),
-    "eta": (float, "noise that each step of ddim adds: 0 = none, 1 = as published"),
-    "seed": (int, "same seed, same clip"),
-    "negative-prompt": (str, "what to lead away from"),
-    "guidance-scale": (float, "weight of the prompt, 1 = no guidance"),
-    "quality-scale": (float, "weight of quality by itself, --guidance-scale is then the text's"),
-    "guidance-rescale": (float, "share of the rescaling, 0 to 1"),
-    "apg-eta": (float, "projected guidance: weight of the parallel part, 1 = plain"),
-    "extend": (str, "clips longer than the model's: windows (default), or rope"),
-}
+_OWN = ("candidates", "clap")
+"""Knobs that this command has options of its own for: without --rerank, all candidates are kept."""
 
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
@@ -34,10 +24,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     add_model(generate)
     generate.add_argument("--out", type=Path, default=Path("generated"), help="file of one clip, or folder")
     generate.add_argument("--format", help="wav, flac, mp3 or ogg; default: --out's, wav in a folder")
-    generate.add_argument("--quality", type=curve, help="level 1 to 5, or a curve 0:1,8:5 of seconds:level")
-    generate.add_argument("--pmos", type=curve, help="the same as p-MOS, made to levels as in training")
-    for name, (kind, text) in SETTINGS.items():
-        generate.add_argument(f"--{name}", type=kind, help=text)
+    add_knobs(generate, [name for name in KNOBS if name not in _OWN])
     generate.add_argument("--candidates", type=int, default=1, help="clips of each prompt")
     generate.add_argument("--rerank", choices=["clap"], help="keep only the candidate that agrees best with the prompt")
     generate.add_argument("--clap", help=f"hub id or folder for --rerank, default: the model's own, or {CLAP}")
@@ -70,19 +57,28 @@ def model_name(given: str | None) -> str:
     return name or str(EMBEDDED)
 
 
-def curve(text: str) -> float | list[tuple[float, float]]:
-    """Return the quality as typed: `4`, or `0:1,8:5` for a curve of seconds:value points."""
-    try:
-        if ":" not in text:
-            value = float(text)
-            return int(value) if value.is_integer() else value
-        points = [tuple(float(part) for part in point.split(":")) for point in text.split(",")]
-        if any(len(point) != 2 or not all(map(math.isfinite, point)) for point in points):
-            raise ValueError
-        return [(point[0], point[1]) for point in points]
-    except (ValueError, OverflowError):
-        message = f"{text!r} is neither a number from 1 to 5 nor a curve like 0:1,8:5 (seconds:value)"
-        raise argparse.ArgumentTypeError(message) from None
+def add_knobs(parser: argparse.ArgumentParser, names: tp.Iterable[str]) -> None:
+    """Add an option for each of these settings of generation; None = the model's own."""
+    for name in names:
+        knob = KNOBS[name].metadata
+        parser.add_argument(f"--{name.replace('_', '-')}", type=_typed(knob["parse"]), help=knob["help"])
+
+
+def given_knobs(args: argparse.Namespace, names: tp.Iterable[str]) -> dict[str, tp.Any]:
+    """Return the settings of generation that the command line names."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def _typed(parse: tp.Callable[[str], tp.Any]) -> tp.Callable[[str], tp.Any]:
+    """Return `parse` with errors that argparse shows."""
+
+    def typed(text: str) -> tp.Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return typed
 
 
 def _generate(args: argparse.Namespace) -> int:
@@ -97,8 +93,7 @@ def _generate(args: argparse.Namespace) -> int:
     rows = [{"prompt": prompt} for prompt in args.prompt] + (read_prompts(args.file) if args.file else [])
     if not rows:
         raise ValueError('nothing to generate: give a prompt ("" = none) or --file')
-    names = ["quality", "pmos", *(name.replace("-", "_") for name in SETTINGS)]
-    settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    settings = given_knobs(args, [name for name in KNOBS if name not in _OWN])
     jobs = make_jobs(rows, args.out, args.format, settings, 1 if args.rerank else args.candidates)
     check_writable(jobs)
     name = model_name(args.model)
@@ -114,7 +109,7 @@ def _load(name: str, args: argparse.Namespace):  # noqa: ANN202  (importing QAMD
     model = QAMDT.get_pretrained(name, args.device, args.dtype)
     if args.rerank:
         clap = args.clap or model.params.clap or CLAP
-        model.set_generation_params(num_candidates=args.candidates, clap=clap)
+        model.set_generation_params(candidates=args.candidates, clap=clap)
     else:
-        model.set_generation_params(num_candidates=1)
+        model.set_generation_params(candidates=1)
     return model

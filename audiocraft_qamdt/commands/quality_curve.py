@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .generate import SETTINGS
+from .generate import add_knobs, given_knobs
 from .output import say
 
-_CHOSEN = ("duration", "steps", "sampler", "guidance-scale", "quality-scale")
+_CHOSEN = ("duration", "steps", "sampler", "guidance_scale", "quality_scale")
 
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
@@ -21,9 +21,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     curve.add_argument("--batch-size", type=int, default=16)
     curve.add_argument("--seed", type=int, default=0)
     curve.add_argument("--device", default="auto")
-    for name in _CHOSEN:
-        kind, text = SETTINGS[name]
-        curve.add_argument(f"--{name}", type=kind, help=text)
+    add_knobs(curve, _CHOSEN)
     curve.set_defaults(run=_quality_curve)
 
 
@@ -39,8 +37,7 @@ def _quality_curve(args: argparse.Namespace) -> int:
     judge = load_predictor(args.judge, args.device)
     if judge.name == labels:
         raise ValueError(f"--judge {judge.name} labelled the training data of {args.model}: choose another judge")
-    chosen = {name: getattr(args, name) for name in (option.replace("-", "_") for option in _CHOSEN)}
-    model.set_generation_params(**{name: value for name, value in chosen.items() if value is not None})
+    model.set_generation_params(**given_knobs(args, _CHOSEN))
     prompts = read_descriptions(args.data)
     options = {"clips": args.clips, "batch_size": args.batch_size, "seed": args.seed}
     curves = {"level": by_level(model, prompts, judge, **options)}

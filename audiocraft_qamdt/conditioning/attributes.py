@@ -1,7 +1,7 @@
-"""The attributes of an item: from a request or a segment's metadata to what the conditioners are given.
+"""The attributes of an item: from a segment's metadata, or a request, to what the conditioners are given.
 
-Attributes hold the description and the segment's p-MOS (`quality_<granularity>`). `drop_conditions` forgets some of it
-in training; `to_levels` turns p-MOS into levels and the text prefix; `attributes_for` makes the same from a request.
+Attributes hold the description, and quality in levels (`data.attributes`). `drop_conditions` forgets some of them in
+training; `write_prefix` puts the quality's word before the description. `attributes_for` makes them from a request.
 """
 
 from __future__ import annotations
@@ -13,17 +13,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ..compat import prepare
-from ..data.attributes import QUALITY, level_names, quality_attributes
+from audiocraft_qamdt.utils import prepared
+
+from ..data.attributes import QUALITY, Curve, level_names, quality_attributes, to_levels
 from ..data.dataset import CURVE_RATE
 from ..quality.levels import LevelRule, prefixed, unprefixed
+from ..utils.checks import is_number
 
-prepare()
-
-from audiocraft.modules.conditioners import ConditioningAttributes  # noqa: E402
-
-Curve = list[tuple[float, float]]
-"""Quality along a clip: (seconds, level or p-MOS) points, linear between them, held beyond the ends."""
+from audiocraft.modules.conditioners import ConditioningAttributes
 
 
 def drop_conditions(
@@ -61,27 +58,14 @@ def forget(item: ConditioningAttributes, name: str) -> None:
     item.text.update(dict.fromkeys(names))
 
 
-def to_levels(item: ConditioningAttributes, rule: LevelRule | None, prefix: bool) -> ConditioningAttributes:
-    """Turn the p-MOS in the attributes of one item into levels, and write the quality prefix before its description.
-
-    Args:
-        item: attributes with p-MOS values (see `quality.attributes`).
-        rule: thresholds; None where no p-MOS is known anywhere.
-        prefix: whether the text carries quality.
-    """
+def write_prefix(item: ConditioningAttributes) -> ConditioningAttributes:
+    """Write the quality of an item in levels before its description: "high quality, slow piano"."""
+    word: str | None = item.text[f"{QUALITY}_prefix"]
+    if word is None:
+        return item
     item = _own_text(item)
-    text: dict[str, tp.Any] = item.text  # AudioCraft's "text" conditions carry anything that a conditioner tokenizes
-    pmos = text.get(f"{QUALITY}_prefix")
-    text.update({name: _levels(text.get(name), rule) for name in level_names()})
-    if prefix and pmos is not None and rule is not None:
-        text["description"] = prefixed(text.get("description"), rule.prefix(pmos))
+    item.text["description"] = prefixed(item.text["description"], word)
     return item
-
-
-def _levels(pmos: float | list[float] | None, rule: LevelRule | None) -> tp.Any:
-    if pmos is None or rule is None:
-        return None
-    return rule.levels(pmos) if isinstance(pmos, list) else rule.level(pmos)
 
 
 def null_attributes(
@@ -151,15 +135,22 @@ def attributes_for(
         raise ValueError(f"quality={quality!r} and pmos={pmos!r}: give one of them")
     name, asked = ("quality", quality) if pmos is None else ("pmos", pmos)
     curve = sample_curve(name, asked, duration) if isinstance(asked, (list, tuple)) else None
-    value = float(np.mean(curve)) if curve else None if asked is None else _on_scale(name, asked)
-    if pmos is None:
-        if prefix and rule is not None and value is not None:
-            description = prefixed(description, rule.level_prefix(math.floor(value + 0.5)))
-        return ConditioningAttributes(text={"description": description, **quality_attributes(value, curve, value)})
-    if rule is None:
-        raise ValueError(f"pmos={pmos!r}: the model knows no quality statistics, so only levels can be asked for")
-    item = ConditioningAttributes(text={"description": description, **quality_attributes(value, curve, value)})
-    return to_levels(item, rule, prefix)
+    value = _mean(name, asked, curve)
+    if pmos is not None:
+        if rule is None:
+            raise ValueError(f"pmos={pmos!r}: the model knows no quality statistics, so only levels can be asked for")
+        levels = to_levels(value, curve, value, rule)
+    else:
+        word = None if value is None or rule is None else rule.level_word(math.floor(value + 0.5))
+        levels = quality_attributes(value, curve, value, word)
+    item = ConditioningAttributes(text={"description": description, **levels})
+    return write_prefix(item) if prefix else item
+
+
+def _mean(name: str, asked: tp.Any, curve: list[float] | None) -> float | None:
+    if curve is not None:
+        return float(np.mean(curve))
+    return None if asked is None else _on_scale(name, asked)
 
 
 def sample_curve(name: str, points: Curve, duration: float) -> list[float]:
@@ -184,8 +175,3 @@ def _on_scale(name: str, value: tp.Any) -> float:
     if not (is_number(value) and 1 <= value <= 5):
         raise ValueError(f"{name}={value!r}: {what}")
     return float(value)
-
-
-def is_number(value: tp.Any) -> bool:
-    """Return whether a value is a finite number, and no bool."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

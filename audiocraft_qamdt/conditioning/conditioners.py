@@ -10,17 +10,16 @@ import typing as tp
 import torch
 from torch import Tensor, nn
 
-from ..compat import prepare
+from audiocraft_qamdt.utils import prepared
+
 from ..data.attributes import GRANULARITIES
 
-prepare()
-
-from audiocraft.modules.conditioners import (  # noqa: E402
+from audiocraft.modules.conditioners import (
     ConditionType,
     T5Conditioner,
     TextConditioner,
 )
-from audiocraft.utils.utils import hash_trick, length_to_mask  # noqa: E402
+from audiocraft.utils.utils import hash_trick, length_to_mask
 
 UNKNOWN_LEVEL = 0.0
 

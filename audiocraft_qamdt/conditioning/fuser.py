@@ -6,12 +6,11 @@ import typing as tp
 
 import torch
 
-from ..compat import prepare
+from audiocraft_qamdt.utils import prepared
+
 from ..data.attributes import QUALITY
 
-prepare()
-
-from audiocraft.modules.conditioners import ConditionFuser, ConditionType  # noqa: E402
+from audiocraft.modules.conditioners import ConditionFuser, ConditionType
 
 _FUSED_AS = {"sum": "global", "prepend": "clip", "input_interpolate": "frame", "adaln": "adaln"}
 

@@ -7,16 +7,15 @@ import typing as tp
 import torch
 from torch import Tensor, nn
 
-from ..compat import prepare
+from audiocraft_qamdt.utils import prepared
+
 from ..data.attributes import QUALITY
 from ..models.masking import TokenMask
 from ..models.mdt import MaskedDiffusionTransformer, resample_levels
 from .conditioners import QualityConditioner
 from .fuser import ModelFuser
 
-prepare()
-
-from audiocraft.modules.conditioners import ConditioningAttributes, ConditioningProvider  # noqa: E402
+from audiocraft.modules.conditioners import ConditioningAttributes, ConditioningProvider
 
 CURVE = "curve"
 """Key of the quality along a long clip among its conditions."""
@@ -40,7 +39,7 @@ class QAMDTModel(nn.Module):
         self.fuser = fuser
 
     def encode_conditions(self, attributes: list[ConditioningAttributes]) -> dict[str, tp.Any]:
-        """Attributes in levels (see `attributes.to_levels`) to the conditions that `forward` takes."""
+        """Attributes in levels (see `data.attributes`) to the conditions that `forward` takes."""
         return self.fuser(self.condition_provider(self.condition_provider.tokenize(attributes)))
 
     def project_context(self, conditions: dict[str, tp.Any]) -> dict[str, tp.Any]:

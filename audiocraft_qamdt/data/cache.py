@@ -8,20 +8,19 @@ import zipfile
 from dataclasses import fields
 from pathlib import Path
 
-import flashy
 import torch
 from torch import Tensor
 
-from ..compat import prepare
+from audiocraft_qamdt.utils import prepared
+
 from .dataset import QualityMusicInfo
 
-prepare()
-
-from audiocraft.data.audio_dataset import AudioMeta  # noqa: E402
-from audiocraft.utils.cache import CachedBatchLoader  # noqa: E402
+import flashy
+from audiocraft.data.audio_dataset import AudioMeta
+from audiocraft.utils.cache import CachedBatchLoader
 
 Record = dict[str, tp.Any]
-_NOT_KEPT = ("self_wav", "joint_embed", "audio_tokens", "meta")
+_NOT_KEPT = ("self_wav", "joint_embed", "audio_tokens", "meta", "rule")
 
 
 def to_record(info: QualityMusicInfo, latents: Tensor) -> Record:

@@ -12,21 +12,20 @@ from pathlib import Path
 
 import torch
 
-from ..compat import prepare
+from audiocraft_qamdt.utils import prepared
+
 from ..utils import audio
 from ..utils.randomness import keyed_generator, keyed_seed
 from ..utils.reading import warn_once
 from . import metadata
-from .attributes import QUALITY, quality_attributes
+from .attributes import QUALITY, Rule, to_levels
 from .manifest import BrokenSidecar, Quality, read_manifest, read_quality, sidecar_path
 from .metadata import read_metadata
 from .weights import acceptance
 
-prepare()
-
-from audiocraft.data.audio_dataset import AudioMeta, _resolve_audio_meta  # noqa: E402
-from audiocraft.data.music_dataset import MusicDataset, MusicInfo, augment_music_info_description  # noqa: E402
-from audiocraft.modules.conditioners import ConditioningAttributes  # noqa: E402
+from audiocraft.data.audio_dataset import AudioMeta, _resolve_audio_meta
+from audiocraft.data.music_dataset import MusicDataset, MusicInfo, augment_music_info_description
+from audiocraft.modules.conditioners import ConditioningAttributes
 
 logger = logging.getLogger(__name__)
 audio.read_everywhere()
@@ -52,12 +51,14 @@ class QualityMusicInfo(MusicInfo):
     pmos: float | None = None
     pmos_curve: tuple[float, ...] | None = None  # not a list: AudioCraft joins lists to text
     pmos_track: float | None = None
+    rule: Rule | None = None  # that makes them to levels
 
     def to_condition_attributes(self) -> ConditioningAttributes:
+        """Return AudioCraft's attributes, and quality in levels: all of it unknown where there is no `rule`."""
         attributes = super().to_condition_attributes()
-        for field in ("pmos", "pmos_curve", "pmos_track"):
+        for field in ("pmos", "pmos_curve", "pmos_track", "rule"):
             del attributes.text[field]
-        attributes.text.update(quality_attributes(self.pmos, list(self.pmos_curve or ()), self.pmos_track))
+        attributes.text.update(to_levels(self.pmos, self.pmos_curve, self.pmos_track, self.rule))
         return attributes
 
 
@@ -99,6 +100,7 @@ class QualityMusicDataset(MusicDataset):
         meta = meta if share is None else _share(meta, share, share_by)
         super().__init__(meta, *args, info_fields_required=info_fields_required, **kwargs)
         self.caption = caption
+        self.rule: Rule | None = None  # set when the statistics of the training data are known
         if not isinstance(shuffle_quality, bool) and shuffle_quality != "published":
             raise ValueError(f"dataset.shuffle_quality={shuffle_quality!r}: give true, false or published")
         self._scored_as = _shuffled([meta.path for meta in self.meta]) if shuffle_quality is True else {}
@@ -177,11 +179,12 @@ class QualityMusicDataset(MusicDataset):
             path = self._redraw(path, random.Random(keyed_seed(*self._item(index), "published")))
         quality = self._quality(path)
         if quality is None:
-            return QualityMusicInfo(**known)
+            return QualityMusicInfo(**known, rule=self.rule)
         start = info.seek_time
         heard, padded = (start + frames / info.sample_rate for frames in (info.n_frames, info.total_frames))
         return QualityMusicInfo(
             **known,
+            rule=self.rule,
             pmos=quality.pmos_between(start, heard),
             pmos_track=quality.pmos,
             pmos_curve=tuple(quality.curve(start, padded, CURVE_RATE)) if quality.frames else None,

@@ -359,7 +359,8 @@ def build_manifest(
             report.left_out[str(path)] = f"its sidecar would be {STATISTICS_FILE}, the data set's statistics: rename it"
         else:
             kept[sidecar_path(path)] = row
-            report.truncated += [str(path)] if row.pop("truncated") else []
+            if row.pop("truncated"):
+                report.truncated.append(str(path))
     if not kept:
         raise ValueError("\n".join(["no file can be used:", *report.lines()[1:]]))
     report.tracks, report.seconds = len(kept), sum(row["duration"] for row in kept.values())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .objective import NoiseSchedule
+from .settings import SAMPLERS, check_eta
 
 Denoise = tp.Callable[[Tensor, Tensor], Tensor]
 """denoise(x [B, C, T, F], t [B]) -> the network's prediction [B, C, T, F]."""
@@ -15,28 +16,7 @@ Denoise = tp.Callable[[Tensor, Tensor], Tensor]
 StepNoise = tp.Callable[[int], Tensor]
 """step_noise(index of the step) -> standard normal noise [B, C, T, F]."""
 
-STOCHASTIC = ("ddim",)
-"""Samplers that take `eta`."""
-
 _PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
-
-# name -> (class in diffusers, its options). `ddim` has the published timesteps and coefficients; the authors' inference
-# runs it with eta=1 (`ddpm.py`, lines 1928 and 2026). The others space their steps evenly in the logarithm of the
-# signal-to-noise ratio: on Gaussian data, whose solution is known, 25 steps of dpmsolver++ are 0.2 % from the solution
-# that way, and 6.5 % with steps spaced evenly in time.
-SAMPLERS: dict[str, tuple[str, dict[str, tp.Any]]] = {
-    "ddim": (
-        "DDIMScheduler",
-        {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading"},
-    ),
-    "dpmsolver++": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_lu_lambdas": True},
-    ),
-    "unipc": ("UniPCMultistepScheduler", {"solver_order": 2, "use_exponential_sigmas": True}),
-    "euler": ("EulerDiscreteScheduler", {"use_exponential_sigmas": True}),
-    "heun": ("HeunDiscreteScheduler", {"use_exponential_sigmas": True}),
-}
 
 
 def make_scheduler(sampler: str, schedule: NoiseSchedule, steps: int) -> tp.Any:
@@ -60,18 +40,6 @@ def make_scheduler(sampler: str, schedule: NoiseSchedule, steps: int) -> tp.Any:
         prediction_type=_PREDICTION_TYPES[schedule.prediction],
         **options,
     )
-
-
-def check_eta(eta: float, sampler: str) -> None:
-    """Refuse an `eta` that is no share, or that the sampler does not take.
-
-    Raises:
-        ValueError: says which samplers take it.
-    """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta={eta!r}: it is a share, from 0 to 1")
-    if eta and sampler not in STOCHASTIC:
-        raise ValueError(f"eta={eta}: sampler={sampler} adds no noise, set sampler={STOCHASTIC[0]} or eta=0")
 
 
 @torch.no_grad()

@@ -12,10 +12,11 @@ import typing as tp
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..conditioning.attributes import Curve
-from ..diffusion.samplers import STOCHASTIC
+from ..data.attributes import Curve
+from ..diffusion.settings import STOCHASTIC
 from ..utils import plots
 from .files import Job, run_jobs
+from .params import KNOBS
 from .qamdt import QAMDT
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ EXAMPLES = [
     ["fast drums and bass", "piano", 4],
     ["warm lo-fi guitar, tape hiss", "", 2],
 ]
+_KNOBS = ("negative_prompt", "quality", "duration", "steps", "guidance_scale")
+"""Settings with a control on the page; beside them it has the first seed and the number of clips."""
 _KEEP_SECONDS = 3600
 
 
@@ -101,18 +104,17 @@ def make_clips(
     """
     limits.check(asked)
     settings = {
+        **{name: getattr(asked, name) for name in _KNOBS},
         "quality": asked.curve() if asked.changes else asked.quality,
-        "duration": asked.duration,
         "steps": int(asked.steps),
-        "guidance_scale": asked.guidance_scale,
         "negative_prompt": asked.negative_prompt or None,
-        **({"eta": asked.eta} if model.params.sampler in STOCHASTIC else {}),
     }
+    if model.params.sampler in STOCHASTIC:
+        settings["eta"] = asked.eta
     seed, count = int(asked.seed), int(asked.candidates)
     seeds = range(seed, seed + count)
     jobs = [Job(folder / f"{chosen}.wav", asked.prompt, {**settings, "seed": chosen}) for chosen in seeds]
-    model.set_custom_progress_callback(progress)
-    for _ in run_jobs(model, name, jobs, batch_size=count):
+    for _ in run_jobs(model, name, jobs, batch_size=count, progress=progress):
         pass
     return [(job.path, _picture(job.path)) for job in jobs]
 
@@ -170,11 +172,15 @@ def build(model: QAMDT, name: str, limits: Limits, folder: Path) -> tp.Any:
 
 def _controls(gradio: tp.Any, model: QAMDT, limits: Limits) -> dict[str, tp.Any]:
     """Build the inputs by the names of `Asked`'s fields, in their order."""
-    defaults = model.params
-    seconds, steps = min(defaults.duration, limits.duration), min(defaults.steps, limits.steps)
+    defaults = model.params.to_dict()
     controls: dict[str, tp.Any] = {
         "prompt": gradio.Textbox(label="Prompt", lines=2, elem_id="prompt", placeholder="slow piano, warm strings"),
-        "negative_prompt": gradio.Textbox(label="Negative prompt", elem_id="negative"),
+        "negative_prompt": gradio.Textbox(
+            defaults["negative_prompt"] or "",
+            label="Negative prompt",
+            info=_help("negative_prompt"),
+            elem_id="negative",
+        ),
         "quality": gradio.Slider(1, 5, 5, step=0.5, label="Quality", elem_id="quality"),
         "changes": gradio.Checkbox(label="Quality changes along the clip", elem_id="changes"),
     }
@@ -182,19 +188,29 @@ def _controls(gradio: tp.Any, model: QAMDT, limits: Limits) -> dict[str, tp.Any]
         for place, level in (("start", 1), ("middle", 3), ("end", 5)):
             slider = gradio.Slider(1, 5, level, step=0.5, label=f"Quality, {place}", elem_id=f"quality-{place}")
             controls[f"quality_{place}"] = slider
-    show = lambda on: gradio.update(visible=on)  # noqa: E731
-    controls["changes"].change(show, controls["changes"], curve, api_visibility="private")
+    changes = controls["changes"]
+    changes.change(lambda on: gradio.update(visible=on), changes, curve, api_visibility="private")
+    seconds, steps = min(defaults["duration"], limits.duration), min(defaults["steps"], limits.steps)
     controls["duration"] = gradio.Slider(0.5, limits.duration, seconds, step=0.5, label="Seconds", elem_id="duration")
     with gradio.Accordion("More", open=False):
         controls["steps"] = gradio.Slider(1, limits.steps, steps, step=1, label="Steps", elem_id="steps")
-        scale = max(0.0, min(15.0, defaults.guidance.scale))
-        controls["guidance_scale"] = gradio.Slider(0, 15, scale, step=0.5, label="Guidance", elem_id="guidance")
-        controls["seed"] = gradio.Number(defaults.seed, precision=0, minimum=0, label="Seed", elem_id="seed")
+        scale = max(0.0, min(15.0, defaults["guidance_scale"]))
+        controls["guidance_scale"] = gradio.Slider(
+            0, 15, scale, step=0.5, label="Guidance", info=_help("guidance_scale"), elem_id="guidance"
+        )
+        controls["seed"] = gradio.Number(
+            defaults["seed"], precision=0, minimum=0, label="Seed", info=_help("seed"), elem_id="seed"
+        )
         controls["candidates"] = gradio.Slider(1, limits.candidates, 1, step=1, label="Clips", elem_id="candidates")
-        noisy = defaults.sampler in STOCHASTIC
-        label = "Noise of each step (eta)"
-        controls["eta"] = gradio.Slider(0, 1, defaults.used_eta, step=0.1, label=label, visible=noisy, elem_id="eta")
+        noisy = defaults["sampler"] in STOCHASTIC
+        controls["eta"] = gradio.Slider(
+            0, 1, model.params.used_eta, step=0.1, label="Eta", info=_help("eta"), visible=noisy, elem_id="eta"
+        )
     return {field.name: controls[field.name] for field in dataclasses.fields(Asked)}
+
+
+def _help(name: str) -> str:
+    return KNOBS[name].metadata["help"]
 
 
 def _outputs(gradio: tp.Any, candidates: int) -> list[tp.Any]:

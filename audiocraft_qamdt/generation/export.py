@@ -72,7 +72,7 @@ def check_audio(trained: store.TrainedModel) -> Tensor:
     """Generate a short clip for each of `CHECK_PROMPTS` and quality 1 and 5, [4, channels, S], on the CPU."""
     model = QAMDT.from_trained(replace(trained, cfg=trained.cfg.copy()), "cpu")
     segment = model.model.backbone.latent_frames / model.codec.frame_rate
-    model.set_generation_params(steps=CHECK_STEPS, duration=segment, seed=0, num_candidates=1, quality=None, pmos=None)
+    model.set_generation_params(steps=CHECK_STEPS, duration=segment, seed=0, candidates=1, quality=None)
     return torch.cat([model.generate(CHECK_PROMPTS, quality=level) for level in (1, 5)])
 
 

@@ -16,39 +16,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from audiocraft_qamdt.utils import prepared
+
 from .. import __version__
 from ..utils.audio import SUFFIXES
 from ..utils.files import replacing, write_json
 from ..utils.outputs import check_folder, check_ours
 from ..utils.reading import parse_json, read_json, read_lines
-from .params import GenerationParams, item_seeds
+from .params import KNOBS, GenerationParams, parse_quality, renamed
+from .pipeline import Progress, item_seeds
 from .qamdt import QAMDT
 
-from audiocraft.data.audio import audio_write  # isort: skip
+from audiocraft.data.audio import audio_write
 
 FORMATS = ("wav", "flac", "mp3", "ogg")
-SETTINGS = (
-    "quality",
-    "pmos",
-    "duration",
-    "steps",
-    "sampler",
-    "eta",
-    "seed",
-    "guidance_scale",
-    "quality_scale",
-    "guidance_rescale",
-    "apg_eta",
-    "apg_norm",
-    "apg_momentum",
-    "negative_prompt",
-    "extend",
-    "extend_stride",
-)
-"""What a line of a JSONL file can set besides its prompt: settings of `QAMDT.set_generation_params`."""
-
 _NO_PROMPTS = (".csv", ".tsv", ".json", ".xlsx", ".xls", ".ods", ".yaml", ".yml")
-_PER_CLIP = ("quality", "pmos", "seed")
 _LOUDNESS_NEEDS = 0.5
 """Seconds that a loudness can be measured of (ITU-R BS.1770 takes blocks of 0.4 s)."""
 
@@ -60,7 +42,7 @@ class Job:
     Args:
         path: audio file to write; the settings go beside it as JSON.
         prompt: description; "" = none.
-        settings: of `SETTINGS`, only those that differ from the model's own.
+        settings: some of `params.KNOBS`, only those that differ from the model's own.
     """
 
     path: Path
@@ -73,7 +55,7 @@ class Job:
 
 
 def read_prompts(path: str | Path) -> list[dict[str, tp.Any]]:
-    """Rows of a file of prompts: a line each, or JSON objects with `prompt` and any of `SETTINGS` (`.jsonl`).
+    """Read the rows of a file of prompts: a line each, or JSON objects with `prompt` and any of `KNOBS` (`.jsonl`).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -95,14 +77,20 @@ def _row(line: str, where: str) -> dict[str, tp.Any]:
     row = parse_json(line, where)
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
         raise ValueError(f'{where}: give an object with a "prompt"')
-    if unknown := sorted(row.keys() - {"prompt", *SETTINGS}):
-        raise ValueError(f"{where}: unknown {', '.join(unknown)}: choose among prompt, {', '.join(SETTINGS)}")
+    row = renamed(row)
+    if unknown := sorted(row.keys() - {"prompt", *KNOBS}):
+        raise ValueError(f"{where}: unknown {', '.join(unknown)}: choose among prompt, {', '.join(KNOBS)}")
     given = {key: value for key, value in row.items() if value is not None}  # null = not set, as pandas writes it
     for key, value in given.items():
-        kind, wanted = _KINDS.get(key, (_is_number, "a number"))
-        if not kind(value):
+        is_kind, wanted = _KINDS.get(_parser(key), _ANY)
+        if not is_kind(value):
             raise ValueError(f"{where}: {key} must be {wanted}, got {value!r}")
-    return {key: int(value) if key in _WHOLE else value for key, value in given.items()}
+    return {key: int(value) if _parser(key) is int else value for key, value in given.items()}
+
+
+def _parser(key: str) -> tp.Any:
+    """Return what parses the knob where it is typed; it tells what its value is."""
+    return KNOBS[key].metadata["parse"] if key in KNOBS else str
 
 
 def _is_number(value: tp.Any) -> bool:
@@ -124,13 +112,14 @@ def _is_quality(value: tp.Any) -> bool:
     return bool(points) and all(isinstance(point, list) and len(point) == 2 for point in points)
 
 
-_WHOLE = ("seed", "steps")
-_KINDS: dict[str, tuple[tp.Callable[[tp.Any], bool], str]] = {
-    **dict.fromkeys(("prompt", "negative_prompt", "sampler", "extend"), (_is_text, "a text")),
-    **dict.fromkeys(_WHOLE, (_is_whole, "a whole number")),
-    **dict.fromkeys(("quality", "pmos"), (_is_quality, "a number or a list of [seconds, number]")),
+_KINDS: dict[tp.Any, tuple[tp.Callable[[tp.Any], bool], str]] = {
+    str: (_is_text, "a text"),
+    int: (_is_whole, "a whole number"),
+    float: (_is_number, "a number"),
+    parse_quality: (_is_quality, "a number or a list of [seconds, number]"),
 }
-"""Key of a line of prompts → what it must be, and that in words; all other keys are numbers."""
+"""What parses a knob → what its value in a line of prompts must be, and that in words."""
+_ANY: tuple[tp.Callable[[tp.Any], bool], str] = (lambda value: True, "")
 
 
 def make_jobs(
@@ -196,82 +185,102 @@ def _is_record_of(job: Job, content: dict[str, tp.Any]) -> bool:
     return {"model", "prompt", "version"} <= content.keys() and content.get("file") == job.path.name
 
 
+@dataclasses.dataclass(frozen=True)
+class _Clip:
+    """A job with all its settings, and what is written beside the file."""
+
+    job: Job
+    params: GenerationParams
+    record: dict[str, tp.Any]
+
+
 def run_jobs(
-    model: QAMDT, name: str, jobs: Sequence[Job], *, batch_size: int = 4, overwrite: bool = False
+    model: QAMDT,
+    name: str,
+    jobs: Sequence[Job],
+    *,
+    batch_size: int = 4,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Iterator[Path]:
     """Make the clips that are not there yet; a clip is there when its file is and its settings are the same.
 
     Args:
-        model: its settings hold where a job names none.
+        model: its settings hold where a job names none; they are not changed.
         name: of the model, for the record.
         batch_size: clips made at once.
         overwrite: replace files that were made with other settings.
+        progress: called after every step of a batch.
     Returns:
         The files, as they come into being (those that are there already too).
     Raises:
         ValueError: impossible settings; a file that was made with other settings.
     """
-    defaults = model.params
     origin = {"model": name, "weights": fingerprint(model), "version": __version__}
-    work = [(job, {**origin, **_record(model, job, defaults), "file": job.path.name}) for job in jobs]
-    made = [_is_made(job, record, overwrite) for job, record in work]
-    yield from (job.path for job, is_made in zip(jobs, made, strict=True) if is_made)
-    todo = [pair for pair, is_made in zip(work, made, strict=True) if not is_made]
+    clips = [_clip(model, job, origin) for job in jobs]
+    made = [_is_made(clip, overwrite) for clip in clips]
+    yield from (clip.job.path for clip, is_made in zip(clips, made, strict=True) if is_made)
+    todo = [clip for clip, is_made in zip(clips, made, strict=True) if not is_made]
     with tqdm(total=len(todo), unit="clip", disable=None) as bar:
+        report = progress or (lambda done, total: bar.set_postfix_str(f"step {done} of {total}"))
         for batch in _batches(todo, batch_size):
-            audio = _make([job for job, _ in batch], model, defaults, bar)
-            for (job, record), clip in zip(batch, audio, strict=True):
-                yield write(job, clip, model.sample_rate, record)
+            for clip, audio in zip(batch, _make(batch, model, report), strict=True):
+                yield write(clip.job, audio, model.sample_rate, clip.record)
                 bar.update()
-    model.params = defaults
 
 
-def _batches(todo: list[tuple[Job, dict]], size: int) -> Iterator[list[tuple[Job, dict]]]:
-    for _, group in groupby(todo, key=lambda pair: _shared(pair[0])):
+def _clip(model: QAMDT, job: Job, origin: dict[str, tp.Any]) -> _Clip:
+    params = model.params.changed(**job.settings)
+    model.request(job.prompt, params.quality, params.pmos, params.duration)  # refuse impossible quality before any work
+    model.layout(params)
+    record = {**origin, "prompt": job.prompt, **params.to_dict(), "file": job.path.name}
+    return _Clip(job, params, json.loads(json.dumps(record)))
+
+
+def _batches(clips: list[_Clip], size: int) -> Iterator[list[_Clip]]:
+    for _, group in groupby(clips, key=lambda clip: _shared(clip.params)):
         same = list(group)
         yield from (same[start : start + size] for start in range(0, len(same), size))
 
 
-def _shared(job: Job) -> str:
-    settings = {key: value for key, value in job.settings.items() if key not in _PER_CLIP}
-    return json.dumps(settings, sort_keys=True)
+def _shared(params: GenerationParams) -> GenerationParams:
+    """Return the settings that the clips of a batch share."""
+    return dataclasses.replace(params, quality=None, pmos=None, seed=0)
 
 
-def _apply(model: QAMDT, job: Job, defaults: GenerationParams) -> None:
-    asked = {key: job.settings.get(key) for key in ("quality", "pmos") if {"quality", "pmos"} & job.settings.keys()}
-    model.params = defaults
-    model.set_generation_params(**{**job.settings, **asked})
-
-
-def _record(model: QAMDT, job: Job, defaults: GenerationParams) -> dict[str, tp.Any]:
-    _apply(model, job, defaults)
-    model.request(job.prompt, model.params.quality, model.params.pmos)  # refuses impossible quality before any work
-    model.layout(round(model.params.duration * model.sample_rate))
-    return json.loads(json.dumps({"prompt": job.prompt, **dataclasses.asdict(model.params)}))
-
-
-def _make(batch: list[Job], model: QAMDT, defaults: GenerationParams, bar: tqdm) -> Tensor:
+def _make(batch: list[_Clip], model: QAMDT, progress: Progress) -> Tensor:
     attributes, seeds = [], []
-    for job in batch:
-        _apply(model, job, defaults)
-        attributes.append(model.request(job.prompt, model.params.quality, model.params.pmos))
-        seeds += item_seeds([job.prompt], model.params.seed)
-    report = model.progress_callback or (lambda done, total: bar.set_postfix_str(f"step {done} of {total}"))
-    return model.generate_from(attributes, seeds, report)
+    for clip in batch:
+        params = clip.params
+        attributes.append(model.request(clip.job.prompt, params.quality, params.pmos, params.duration))
+        seeds += item_seeds([clip.job.prompt], params.seed)
+    return model.generate_from(attributes, seeds, _shared(batch[0].params), progress)
 
 
-def _is_made(job: Job, record: dict[str, tp.Any], overwrite: bool) -> bool:
-    if not job.path.exists():
+def _is_made(clip: _Clip, overwrite: bool) -> bool:
+    if not clip.job.path.exists():
         return False
-    try:
-        known = read_json(job.sidecar)
-    except (OSError, ValueError):
-        known = None
-    if known == record:
+    if _known_record(clip.job.sidecar) == clip.record:
         return True
     if not overwrite:
-        raise ValueError(f"{job.path} was made with other settings: choose another --out, or give --overwrite")
+        raise ValueError(f"{clip.job.path} was made with other settings: choose another --out, or give --overwrite")
     return False
+
+
+def _known_record(sidecar: Path) -> dict[str, tp.Any] | None:
+    """Read the JSON beside a clip; None where that is not possible."""
+    try:
+        record = read_json(sidecar)
+    except (OSError, ValueError):
+        return None
+    if not isinstance(record, dict):
+        return None
+    guidance = record.pop("guidance", None)  # a section of its own, with shorter names, in files written until 0.1.0
+    if not isinstance(guidance, dict):
+        return renamed(record)
+    short = {name: value for name, value in guidance.items() if name in KNOBS}
+    long = {f"guidance_{name}": value for name, value in guidance.items() if f"guidance_{name}" in KNOBS}
+    return renamed({**record, **short, **long})
 
 
 def write(job: Job, audio: Tensor, sample_rate: int, record: dict[str, tp.Any]) -> Path:

@@ -1,22 +1,39 @@
-"""Settings of generation, and the seed of each clip."""
+"""Settings of generation: the one list of knobs behind the command line, files of prompts, Python, config and page.
+
+A knob is a field of `GenerationParams` or of its `Guidance`, and has that name everywhere. Nothing here imports torch:
+the command line lists the knobs whenever it starts.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import typing as tp
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
-from ..compat import prepare
-from ..conditioning.attributes import Curve, is_number
-from ..diffusion.guidance import Guidance
-from ..diffusion.samplers import SAMPLERS, STOCHASTIC, check_eta
+from ..data.attributes import Curve
+from ..diffusion.settings import SAMPLERS, STOCHASTIC, Guidance, check_eta, knob
 from ..quality.levels import WORDS
-from ..utils.randomness import keyed_seed
-
-prepare()
-
+from ..utils.checks import is_number
 
 EXTENSIONS = ("windows", "rope")
+
+OLD_NAMES = {"num_candidates": "candidates"}
+"""Names that knobs had before → the names they have."""
+
+
+def parse_quality(text: str) -> float | Curve:
+    """Parse a quality as typed: `4`, or `0:1,8:5` for a curve of seconds:value points."""
+    try:
+        if ":" not in text:
+            value = float(text)
+            return int(value) if value.is_integer() else value
+        points = [tuple(float(part) for part in point.split(":")) for point in text.split(",")]
+        if any(len(point) != 2 or not all(map(math.isfinite, point)) for point in points):
+            raise ValueError
+        return [(point[0], point[1]) for point in points]
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is neither a number from 1 to 5 nor a curve like 0:1,8:5 (seconds:value)") from None
 
 
 @dataclass(frozen=True)
@@ -25,38 +42,40 @@ class GenerationParams:
 
     Args:
         duration: seconds.
+        quality: level 1 to 5, fractions interpolate; or a curve; None = unknown.
+        pmos: the same as a p-MOS (see `attributes_for`), instead of `quality`.
         steps, sampler: see `diffusion.samplers.sample`.
         eta: see `diffusion.samplers.sample`; samplers that add no noise leave it aside (published: 1).
-        guidance: see `diffusion.guidance.Guidance`.
+        seed: same seed, same clip, whatever the batch it is in; see `item_seeds`.
+        negative_prompt: description that guidance leads away from; None = from no description.
+        guidance: see `diffusion.settings.Guidance`.
         null_level: quality level of the unconditional branch; 0 = unknown (published sampler: 3, paper: 1).
         null_prefix: quality word before the unconditional branch's text, where the model's text carries quality (paper:
             low); None = none (published code).
-        seed: same seed, same clip, whatever the batch it is in; see `item_seeds`.
-        num_candidates: clips made for each description, of which the one that CLAP prefers is kept (published: 3).
+        candidates: clips made for each description, of which the one that CLAP prefers is kept (published: 3).
         clap: hub id or folder of that CLAP model.
-        quality: level 1 to 5, fractions interpolate; or a curve; None = unknown.
-        pmos: the same as a p-MOS (see `attributes_for`), instead of `quality`.
-        negative_prompt: description that guidance leads away from; None = from no description.
         extend: how clips longer than the training segment are made: "windows" that overlap, denoised together; or
             "rope", all at once (rotary positions only; memory and time grow with the length).
         extend_stride: seconds from one window to the next; None = half a window.
     """
 
-    duration: float
-    steps: int = 25
-    sampler: str = "dpmsolver++"
-    eta: float = 0.0
+    duration: float = knob(10.0, float, "seconds; any length")
+    quality: float | Curve | None = knob(
+        None, parse_quality, "level 1 to 5, or a curve 0:1,8:5 of seconds:level; default: unknown"
+    )
+    pmos: float | Curve | None = knob(None, parse_quality, "quality as p-MOS, turned into levels as in training")
+    steps: int = knob(25, int, "steps of the sampler")
+    sampler: str = knob("dpmsolver++", str, ", ".join(SAMPLERS))
+    eta: float = knob(0.0, float, "noise that each step of ddim adds: 0 = none, 1 = as published")
+    seed: int = knob(0, int, "same seed, same clip")
+    negative_prompt: str | None = knob(None, str, "description to lead away from")
     guidance: Guidance = Guidance()
-    null_level: float = 0.0
-    null_prefix: str | None = None
-    seed: int = 0
-    num_candidates: int = 1
-    clap: str | None = None
-    quality: float | Curve | None = None
-    pmos: float | Curve | None = None
-    negative_prompt: str | None = None
-    extend: str = "windows"
-    extend_stride: float | None = None
+    null_level: float = knob(0.0, float, "quality level that guidance leads away from; 0 = unknown")
+    null_prefix: str | None = knob(None, str, "quality word before the text that guidance leads away from")
+    candidates: int = knob(1, int, "clips made for each one kept")
+    clap: str | None = knob(None, str, "hub id or folder of the CLAP model that chooses among candidates")
+    extend: str = knob("windows", str, "how to make clips longer than the model's: windows, or rope")
+    extend_stride: float | None = knob(None, float, "seconds from one window to the next; default: half a window")
 
     def __post_init__(self) -> None:
         if not (is_number(self.duration) and self.duration > 0):
@@ -66,7 +85,7 @@ class GenerationParams:
         if not is_number(self.eta):
             raise ValueError(f"eta={self.eta!r}: give a number from 0 to 1")
         check_eta(self.eta, STOCHASTIC[0])
-        for name in ("steps", "num_candidates"):
+        for name in ("steps", "candidates"):
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
                 raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number above 0")
         if self.null_prefix not in (None, *WORDS):
@@ -83,16 +102,48 @@ class GenerationParams:
         """`eta` for the sampler that is chosen."""
         return self.eta if self.sampler in STOCHASTIC else 0.0
 
+    def changed(self, **settings: tp.Any) -> GenerationParams:
+        """Return a copy with other values for some of `KNOBS`; a quality replaces a p-MOS, and the other way round.
 
-def item_seeds(descriptions: tp.Sequence[str | None], seed: int) -> list[int]:
-    """Seed of each clip's noise: of its description, so that its place in a batch does not matter.
+        Raises:
+            TypeError: a setting that does not exist.
+            ValueError: an impossible value.
+        """
+        settings = renamed(settings)
+        if settings.get("eta"):  # a recipe's eta is left aside by samplers without noise; one that is asked for is not
+            check_eta(settings["eta"], settings.get("sampler", self.sampler))
+        return self.with_recipe(settings)
 
-    The second clip of the same description is the one that `seed + 1` would give, and so on.
-    """
-    seen: Counter[str] = Counter()
-    seeds = []
-    for description in descriptions:
-        text = description or ""
-        seeds.append(keyed_seed(seed + seen[text], text))
-        seen[text] += 1
-    return seeds
+    def with_recipe(self, settings: tp.Mapping[str, tp.Any]) -> GenerationParams:
+        """Return a copy with the settings of a recipe, which may hold an `eta` for another sampler than its own.
+
+        Raises:
+            TypeError, ValueError: as `changed`.
+        """
+        settings = dict(settings)
+        if unknown := sorted(settings.keys() - KNOBS.keys()):
+            raise TypeError(f"no settings {', '.join(unknown)}: choose among {', '.join(KNOBS)}")
+        if {"quality", "pmos"} & settings.keys():
+            settings = {"quality": None, "pmos": None, **settings}
+        guidance = {name: settings.pop(name) for name in _GUIDANCE & settings.keys()}
+        return replace(self, guidance=replace(self.guidance, **guidance), **settings)
+
+    def to_dict(self) -> dict[str, tp.Any]:
+        """Return the values of all knobs by name."""
+        values = dataclasses.asdict(self)
+        return {**{name: value for name, value in values.items() if name != "guidance"}, **values["guidance"]}
+
+
+_GUIDANCE = {field.name for field in fields(Guidance)}
+
+KNOBS: dict[str, dataclasses.Field] = {
+    field.name: field
+    for own in fields(GenerationParams)
+    for field in (fields(Guidance) if own.name == "guidance" else [own])
+}
+"""Every setting by its name; `metadata` has how it is parsed and a line of help."""
+
+
+def renamed(settings: tp.Mapping[str, tp.Any]) -> dict[str, tp.Any]:
+    """Return settings under their present names, where they have one of `OLD_NAMES`."""
+    return {OLD_NAMES.get(name, name): value for name, value in settings.items()}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import typing as tp
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from audiocraft_qamdt.utils import prepared
 
 from ..clap.scorer import ClapScorer, Scorer, best_of
 from ..conditioning.attributes import null_attributes, text_attributes
@@ -26,7 +29,7 @@ from ..quality.levels import LevelRule, prefixed
 from ..utils.randomness import keyed_seed, noise_like_items, step_noise_like_items
 from .params import GenerationParams
 
-from audiocraft.modules.conditioners import ConditioningAttributes  # isort: skip
+from audiocraft.modules.conditioners import ConditioningAttributes
 
 Progress = tp.Callable[[int, int], None]
 """progress(steps done, steps in all)."""
@@ -34,8 +37,9 @@ Progress = tp.Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Layout:
-    """Division of a clip into windows: all `frames`, in `windows` (one, where the network takes them at once)."""
+    """Division of a clip of `samples` into windows: all `frames`, in `windows` (one, where the network takes all)."""
 
+    samples: int
     frames: int
     windows: list[tuple[int, int]]
 
@@ -63,9 +67,8 @@ class Pipeline:
         model: network and conditioners, trained.
         codec: with the latent statistics that the model was trained with.
         schedule: noise schedule of the training.
-        params: settings.
         rule: levels of the training data, which the text prefix is derived from; None if unknown.
-        prefix: whether the model was trained with the quality prefix in its text.
+        text_prefix: whether the model was trained with the quality prefix in its text.
         autocast: context in which the network is evaluated.
         project_context: compute the text's keys and values once per generation (not under FSDP, which shards them).
         load_scorer: from the name of a CLAP model and a device to what candidates are chosen with.
@@ -77,10 +80,9 @@ class Pipeline:
         model: QAMDTModel,
         codec: LatentCodec,
         schedule: NoiseSchedule,
-        params: GenerationParams,
         *,
         rule: LevelRule | None = None,
-        prefix: bool = False,
+        text_prefix: bool = False,
         autocast: tp.Callable[[], AbstractContextManager] = nullcontext,
         project_context: bool = True,
         load_scorer: tp.Callable[[str, str], Scorer] = ClapScorer,
@@ -90,9 +92,8 @@ class Pipeline:
         self.predict = compiled(model, compile)
         self.codec = codec
         self.schedule = schedule
-        self.params = params
         self.rule = rule
-        self.prefix = prefix
+        self.text_prefix = text_prefix
         self.autocast = autocast
         self.project_context = project_context
         self.load_scorer = load_scorer
@@ -110,56 +111,68 @@ class Pipeline:
         self,
         attributes: list[ConditioningAttributes],
         seeds: list[int],
+        params: GenerationParams,
         progress: Progress | None = None,
-        duration: float | None = None,
         known: Known | None = None,
     ) -> Tensor:
-        """Audio [B, channels, S] on the CPU for attributes in levels, the noise of each item drawn from its seed."""
-        scorer = self._scorer()  # its weights may be missing: said before, not after the work
-        samples = self._samples(duration or self.params.duration)
-        layout = self.layout(samples)
+        """Generate audio [B, channels, S], on the CPU, for attributes in levels.
+
+        Args:
+            attributes: of the clips; their quality is here, not in `params`.
+            seeds: what the noise of each clip is drawn from.
+            params: settings of all of them.
+            progress: called after every step.
+            known: latents that the clips have to keep.
+        Raises:
+            ValueError: settings that this model cannot follow.
+        """
+        scorer = self._scorer(params)  # its weights may be missing: fail before the work, not after it
+        layout = self.layout(params)
         texts = [item.text["description"] or "" for item in attributes]
-        candidates, count = [], self.params.num_candidates
+        candidates = []
         with self.autocast():
-            branches = self.branches([self._fit_curve(item, samples, layout) for item in attributes], layout)
-            for candidate in range(count):
+            branches = self.branches([self._fit_curve(item, layout) for item in attributes], layout, params)
+            for candidate in range(params.candidates):
                 chosen = [keyed_seed(seed, candidate) if candidate else seed for seed in seeds]
-                denoise = self.denoiser(branches, layout)
+                denoise = self.denoiser(branches, layout, params)
                 if known is not None:
                     denoise = keeping(denoise, known.latents, known.kept, self.schedule)
-                report = _share(progress, candidate, count)
-                candidates.append(self._sample(denoise, chosen, layout, samples, report, known))
+                report = _share(progress, candidate, params.candidates)
+                candidates.append(self._sample(denoise, chosen, layout, params, report, known))
         return candidates[0] if scorer is None else best_of(candidates, self.sample_rate, texts, scorer)
 
-    def layout(self, samples: int) -> Layout:
-        """Frames and windows of a clip of that many samples.
+    def layout(self, params: GenerationParams) -> Layout:
+        """Divide a clip into frames and windows.
 
         Raises:
-            ValueError: the clip is longer than the model takes at once, where it is asked to.
+            ValueError: the clip is shorter than a sample, or longer than the model takes at once where it should.
         """
+        samples = round(params.duration * self.sample_rate)
+        if samples < 1:
+            raise ValueError(f"duration={params.duration}: shorter than a sample")
         needed, trained = self.codec.num_frames(samples), self.model.backbone.latent_frames
         rope = self.model.backbone.positions == "rope"
         if needed <= trained:
             frames = needed if rope else trained  # sincos positions are fixed: the rest is generated and cut off
-            return Layout(frames, [(0, frames)])
-        if self.params.extend == "windows":
-            seconds = self.params.extend_stride
+            return Layout(samples, frames, [(0, frames)])
+        if params.extend == "windows":
+            seconds = params.extend_stride
             stride = trained // 2 if seconds is None else round(seconds * self.codec.frame_rate)
-            return Layout(needed, plan_windows(needed, trained, max(1, stride)))
+            return Layout(samples, needed, plan_windows(needed, trained, max(1, stride)))
         if not rope:
             raise ValueError(
-                f"duration={samples / self.sample_rate:.2f} s is longer than the "
+                f"duration={params.duration:.2f} s is longer than the "
                 f"{trained / self.codec.frame_rate:.2f} s that the model's positions cover: set extend=windows, or "
                 "train with mdt.positions=rope"
             )
-        return Layout(needed, [(0, needed)])
+        return Layout(samples, needed, [(0, needed)])
 
     def _sample(
         self,
         denoise: Denoise,
         seeds: list[int],
         layout: Layout,
-        samples: int,
+        params: GenerationParams,
         progress: Progress | None,
         known: Known | None,
     ) -> Tensor:
@@ -168,40 +181,34 @@ class Pipeline:
             denoise,
             noise_like_items(shape, seeds, self.device),
             self.schedule,
-            sampler=self.params.sampler,
-            steps=self.params.steps,
-            eta=self.params.used_eta,
+            sampler=params.sampler,
+            steps=params.steps,
+            eta=params.used_eta,
             step_noise=step_noise_like_items(shape, seeds, self.device),
             progress=progress,
         )
         latents = latents if known is None else known.put_back(latents)
         window = self.model.backbone.latent_frames
-        return decode_long(self.codec, latents, samples, window, max(1, window // 4))
+        return decode_long(self.codec, latents, layout.samples, window, max(1, window // 4))
 
-    def _samples(self, duration: float) -> int:
-        samples = round(duration * self.sample_rate)
-        if samples < 1:
-            raise ValueError(f"duration={duration}: shorter than a sample")
-        return samples
-
-    def _scorer(self) -> Scorer | None:
-        if self.params.num_candidates == 1:
+    def _scorer(self, params: GenerationParams) -> Scorer | None:
+        if params.candidates == 1:
             return None
-        if self.params.clap is None:
-            raise ValueError(
-                f"generate.candidates={self.params.num_candidates}, but generate.clap names no model to choose with"
-            )
-        return self.load_scorer(self.params.clap, str(self.device))
+        if params.clap is None:
+            raise ValueError(f"candidates={params.candidates}, but clap names no model to choose with")
+        return self.load_scorer(params.clap, str(self.device))
 
-    def branches(self, attributes: list[ConditioningAttributes], layout: Layout) -> dict[str, Conditions]:
+    def branches(
+        self, attributes: list[ConditioningAttributes], layout: Layout, params: GenerationParams
+    ) -> dict[str, Conditions]:
         """Conditions of guidance's branches, under the names of `guided`'s arguments."""
-        level, word = self.params.null_level, self.params.null_prefix if self.prefix else None
-        null_text = prefixed(self.params.negative_prompt, word)
+        level, word = params.null_level, params.null_prefix if self.text_prefix else None
+        null_text = prefixed(params.negative_prompt, word)
         branches = {
             "conditional": attributes,
             "unconditional": [null_attributes(item, level, null_text) for item in attributes],
         }
-        if self.params.guidance.separate:
+        if params.guidance.separate:
             branches["text"] = [text_attributes(item, level, self._has_prefix(item), word) for item in attributes]
         encode = self.model.encode_conditions
         if layout.long:
@@ -209,21 +216,36 @@ class Pipeline:
         return {name: encode(items) for name, items in branches.items()}
 
     def _has_prefix(self, item: ConditioningAttributes) -> bool:
-        return self.prefix and self.rule is not None and item.text[f"{QUALITY}_prefix"] is not None
+        return self.text_prefix and item.text[f"{QUALITY}_prefix"] is not None
 
-    def denoiser(self, branches: dict[str, Conditions], layout: Layout) -> Denoise:
+    def denoiser(self, branches: dict[str, Conditions], layout: Layout, params: GenerationParams) -> Denoise:
         """Make the guided function that `sample` integrates; a new one for each batch, because APG keeps a state."""
         predict = windowed(self.predict, layout.windows, window_conditions) if layout.long else self.predict
-        prepare = self.model.project_context if self.project_context else dict
-        return guided(predict, guidance=self.params.guidance, prepare=prepare, **branches)
+        prepare = self.model.project_context if self.project_context else None
+        steps = self.schedule.num_steps
+        return guided(predict, guidance=params.guidance, prepare=prepare, num_steps=steps, **branches)
 
-    def _fit_curve(self, item: ConditioningAttributes, samples: int, layout: Layout) -> ConditioningAttributes:
+    def _fit_curve(self, item: ConditioningAttributes, layout: Layout) -> ConditioningAttributes:
         # The network stretches a curve over all frames; where more frames are generated than asked for, hold its end.
         curve = item.text[f"{QUALITY}_frame"]
         if isinstance(curve, list):
-            wanted = round(len(curve) * layout.frames / max(1, self.codec.num_frames(samples)))
+            wanted = round(len(curve) * layout.frames / max(1, self.codec.num_frames(layout.samples)))
             item.text[f"{QUALITY}_frame"] = curve + curve[-1:] * (wanted - len(curve))
         return item
+
+
+def item_seeds(descriptions: tp.Sequence[str | None], seed: int) -> list[int]:
+    """Return the seed of each clip's noise: from its description, so that its place in a batch does not matter.
+
+    The second clip of the same description is the one that `seed + 1` would give, and so on.
+    """
+    seen: Counter[str] = Counter()
+    seeds = []
+    for description in descriptions:
+        text = description or ""
+        seeds.append(keyed_seed(seed + seen[text], text))
+        seen[text] += 1
+    return seeds
 
 
 def _share(progress: Progress | None, part: int, parts: int) -> Progress | None:

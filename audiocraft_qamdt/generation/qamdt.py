@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import typing as tp
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -13,18 +13,21 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
+from audiocraft_qamdt.utils import prepared
+
 from .. import builders
 from ..checkpoints import store
-from ..conditioning.attributes import Curve, attributes_for
+from ..conditioning.attributes import attributes_for
 from ..conditioning.model import QAMDTModel
-from ..diffusion.samplers import check_eta
+from ..data.attributes import Curve
 from ..latents.codec import LatentCodec
 from ..quality.levels import QualityStatistics
-from .params import GenerationParams, item_seeds
-from .pipeline import Known, Pipeline, Progress
+from .config import generation_settings
+from .params import GenerationParams
+from .pipeline import Known, Pipeline, Progress, item_seeds
 
-from audiocraft.data.audio_utils import convert_audio  # isort: skip
-from audiocraft.modules.conditioners import ConditioningAttributes  # isort: skip
+from audiocraft.data.audio_utils import convert_audio
+from audiocraft.modules.conditioners import ConditioningAttributes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KEPT_MARGIN = 2
@@ -32,18 +35,11 @@ KEPT_MARGIN = 2
 FADE = 0.02
 """Seconds of crossfade, inside the audio that is kept."""
 
-_GUIDANCE = {
-    "guidance_scale": "scale",
-    "guidance_interval": "interval",
-    "guidance_rescale": "rescale",
-    **{name: name for name in ("quality_scale", "apg_eta", "apg_norm", "apg_momentum")},
-}
-"""Settings of `set_generation_params` -> fields of `Guidance`."""
-
 
 class QAMDT(Pipeline):
     """Text and quality in, audio out: the habits of AudioCraft's `MusicGen` over a `Pipeline`."""
 
+    params = GenerationParams()
     progress_callback: Progress | None = None
 
     @classmethod
@@ -104,56 +100,31 @@ class QAMDT(Pipeline):
             kwargs: of the constructor.
         """
         schedule = builders.get_objective(cfg.diffusion).schedule
-        params = GenerationParams(
-            duration=cfg.generate.lm.gen_duration or cfg.dataset.segment_duration,
-            steps=cfg.generate.steps,
-            sampler=cfg.generate.sampler,
-            eta=cfg.generate.get("eta", 0.0),
-            guidance=builders.get_guidance(cfg.classifier_free_guidance, schedule),
-            null_level=cfg.quality.null_level,
-            null_prefix=cfg.quality.get("null_prefix"),
-            seed=cfg.generate.seed,
-            # Models trained before these keys were there do without them.
-            num_candidates=cfg.generate.get("candidates", 1),
-            clap=cfg.generate.get("clap"),
-            quality=cfg.generate.get("quality"),
-            negative_prompt=cfg.generate.get("negative_prompt"),
-            extend=cfg.generate.get("extend", "windows"),
-            extend_stride=cfg.generate.get("extend_stride"),
-        )
         statistics = (
             QualityStatistics.from_dict(quality_statistics, "quality statistics") if quality_statistics else None
         )
-        return cls(
+        pipeline = cls(
             model,
             codec,
             schedule,
-            params,
             rule=builders.get_level_rule(cfg.quality, statistics),
-            prefix=cfg.quality.prefix,
+            text_prefix=cfg.quality.prefix,
             load_scorer=lambda name, device: builders.get_clap(name, device),
             **kwargs,
         )
+        pipeline.params = GenerationParams().with_recipe(generation_settings(cfg))
+        return pipeline
 
     def set_generation_params(self, **settings: tp.Any) -> None:
         """Change settings; what is not named stays.
 
         Args:
-            settings: fields of `GenerationParams`, and those of its guidance: guidance_scale, guidance_interval,
-                guidance_rescale, and quality_scale, apg_eta, apg_norm, apg_momentum under their own names.
+            settings: any of `params.KNOBS`: the fields of `GenerationParams` and of its `Guidance`.
         Raises:
             TypeError: a setting that does not exist.
             ValueError: an impossible value.
         """
-        guidance = {_GUIDANCE[key]: settings.pop(key) for key in list(settings) if key in _GUIDANCE}
-        names = {field.name for field in fields(GenerationParams)} - {"guidance"}
-        if unknown := sorted(settings.keys() - names):
-            raise TypeError(
-                f"no settings {', '.join(unknown)}: choose among {', '.join(sorted(names | _GUIDANCE.keys()))}"
-            )
-        if settings.get("eta"):  # a recipe's eta is left aside by samplers without noise; one that is asked for is not
-            check_eta(settings["eta"], settings.get("sampler", self.params.sampler))
-        self.params = replace(self.params, guidance=replace(self.params.guidance, **guidance), **settings)
+        self.params = self.params.changed(**settings)
 
     def set_custom_progress_callback(self, progress_callback: Progress | None = None) -> None:
         """Set a function to call with (steps done, steps in all) when `progress=True`; None = draw a bar."""
@@ -180,9 +151,15 @@ class QAMDT(Pipeline):
         Returns:
             Audio [B, channels, S] at `sample_rate`, on the CPU.
         """
-        attributes = self._requests(descriptions, quality, pmos, self.params.duration)
         with self._report(progress) as report:
-            return self.generate_from(attributes, item_seeds(descriptions, self.params.seed), report)
+            return self.generate_with(descriptions, self._asked(quality, pmos), report)
+
+    def generate_with(
+        self, descriptions: tp.Sequence[str | None], params: GenerationParams, progress: Progress | None = None
+    ) -> Tensor:
+        """Generate as `generate` does, with these settings instead of those of `set_generation_params`."""
+        seeds = item_seeds(descriptions, params.seed)
+        return self.generate_from(self._requests(descriptions, params), seeds, params, progress)
 
     def generate_unconditional(self, num_samples: int, progress: bool = False) -> Tensor:
         """`num_samples` clips of no description, [B, channels, S]."""
@@ -220,14 +197,15 @@ class QAMDT(Pipeline):
         Raises:
             ValueError: a prompt that is not shorter than `duration`.
         """
+        params = self._asked(quality)
         audio = self._audio(prompt, prompt_sample_rate)
-        start, samples = audio.shape[-1], self._samples(self.params.duration)
+        start, samples = audio.shape[-1], self.layout(params).samples
         if start >= samples:
             raise ValueError(
-                f"the prompt lasts {start / self.sample_rate:.2f} s, duration={self.params.duration}: set a longer one"
+                f"the prompt lasts {start / self.sample_rate:.2f} s, duration={params.duration}: set a longer one"
             )
         audio = F.pad(audio, (0, samples - start))
-        return self._fill(audio, start, samples, descriptions, quality, progress)
+        return self._fill(audio, start, samples, descriptions, params, progress)
 
     def inpaint(
         self,
@@ -257,7 +235,7 @@ class QAMDT(Pipeline):
         if not 0 <= first < last <= audio.shape[-1]:
             seconds = audio.shape[-1] / self.sample_rate
             raise ValueError(f"start={start}, end={end}: give 0 <= start < end <= {seconds:.2f} s, the audio's length")
-        return self._fill(audio, first, last, descriptions, quality, progress)
+        return self._fill(audio, first, last, descriptions, self._asked(quality), progress)
 
     def request(
         self,
@@ -272,7 +250,7 @@ class QAMDT(Pipeline):
             quality,
             pmos,
             rule=self.rule,
-            prefix=self.prefix,
+            prefix=self.text_prefix,
             duration=duration or self.params.duration,
         )
         item.text = {**dict.fromkeys(self.model.condition_provider.text_conditions), **item.text}
@@ -289,18 +267,18 @@ class QAMDT(Pipeline):
         with tqdm(unit="step") as bar:
             yield functools.partial(_advance, bar)
 
+    def _asked(self, quality: float | Curve | None, pmos: float | Curve | None = None) -> GenerationParams:
+        """Return the settings, with this quality where one is given."""
+        if quality is None and pmos is None:
+            return self.params
+        return self.params.changed(quality=quality, pmos=pmos)
+
     def _requests(
-        self,
-        descriptions: tp.Sequence[str | None],
-        quality: float | Curve | None,
-        pmos: float | Curve | None,
-        duration: float,
+        self, descriptions: tp.Sequence[str | None], params: GenerationParams
     ) -> list[ConditioningAttributes]:
         if isinstance(descriptions, str) or not descriptions:
             raise ValueError(f"descriptions={descriptions!r}: give a list of texts, with at least one")
-        if quality is None and pmos is None:
-            quality, pmos = self.params.quality, self.params.pmos
-        return [self.request(description, quality, pmos, duration) for description in descriptions]
+        return [self.request(text, params.quality, params.pmos, params.duration) for text in descriptions]
 
     def _fill(
         self,
@@ -308,34 +286,35 @@ class QAMDT(Pipeline):
         start: int,
         stop: int,
         descriptions: tp.Sequence[str | None] | None,
-        quality: float | Curve | None,
+        params: GenerationParams,
         progress: bool,
     ) -> Tensor:
         """Audio [B, channels, S] with the samples from `start` to `stop` made to fit the others."""
         descriptions = [None] * len(audio) if descriptions is None else descriptions
         if len(descriptions) != len(audio):
             raise ValueError(f"{len(descriptions)} descriptions for {len(audio)} clips of audio: give one for each")
-        attributes = self._requests(descriptions, quality, None, audio.shape[-1] / self.sample_rate)
+        params = replace(params, duration=audio.shape[-1] / self.sample_rate)
+        attributes, seeds = self._requests(descriptions, params), item_seeds(descriptions, params.seed)
         with self._report(progress) as report:
-            return self.fill_from(attributes, item_seeds(descriptions, self.params.seed), audio, start, stop, report)
+            return self.fill_from(attributes, seeds, params, audio, start, stop, report)
 
     def fill_from(
         self,
         attributes: list[ConditioningAttributes],
         seeds: list[int],
+        params: GenerationParams,
         audio: Tensor,
         start: int,
         stop: int,
         progress: Progress | None = None,
     ) -> Tensor:
         """As `generate_from`, for the samples of `audio` [B, channels, S] from `start` to `stop`; the others stay."""
-        known = self._known(audio, start, stop)
-        duration = audio.shape[-1] / self.sample_rate
-        made = self.generate_from(attributes, seeds, progress, duration, known)
+        params = replace(params, duration=audio.shape[-1] / self.sample_rate)
+        made = self.generate_from(attributes, seeds, params, progress, self._known(audio, start, stop, params))
         return blend(audio, made, start, stop, round(FADE * self.sample_rate))
 
-    def _known(self, audio: Tensor, start: int, stop: int) -> Known:
-        frames = self.layout(audio.shape[-1]).frames
+    def _known(self, audio: Tensor, start: int, stop: int, params: GenerationParams) -> Known:
+        frames = self.layout(params).frames
         latents = self.codec.encode(audio.to(self.device))
         latents = F.pad(latents, (0, 0, 0, frames - latents.shape[2]))
         index = torch.arange(frames)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import flashy
 import torch
-from audiocraft.models.encodec import CompressionModel
-from audiocraft.quantization import DummyQuantizer, QuantizedResult
 from torch import Tensor
+
+from audiocraft_qamdt.utils import prepared
 
 from ..utils.randomness import keyed_generator
 from .codec import LatentCodec
 from .spectral_vae import FLOOR, FRAME, SpectralVAECodec, amplitude_loss, inverse_stft
+
+import flashy
+from audiocraft.models.encodec import CompressionModel
+from audiocraft.quantization import DummyQuantizer, QuantizedResult
 
 
 class LatentCompressionModel(CompressionModel):

@@ -8,13 +8,12 @@ from contextlib import nullcontext
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from ..compat import prepare
-from .base import AudioCraftBatch, Batch, Metric, SumOverRanks, safe
+from audiocraft_qamdt.utils import prepared
+
+from .base import AUDIOCRAFT, AudioCraftBatch, Batch, Metric, SumOverRanks, safe
 from .passt import safe_passt
 
-prepare()
-
-from audiocraft.solvers import builders  # noqa: E402
+from audiocraft.solvers import builders
 
 Compress = tp.Callable[[Tensor], Tensor]
 
@@ -73,4 +72,5 @@ class AudioCraftMetric(Metric):
 
     def compute(self) -> dict[str, float]:
         value = self.metric.compute()
-        return value if isinstance(value, dict) else {self.name: float(value)}
+        values = value if isinstance(value, dict) else {self.name: float(value)}
+        return {f"{AUDIOCRAFT}{name}": number for name, number in values.items()}

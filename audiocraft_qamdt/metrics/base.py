@@ -13,6 +13,9 @@ from torch import Tensor, nn
 HIDDEN = ("duration", "padded", "unscored")
 """What an evaluate stage logs of the data and the machine, not of the model."""
 
+AUDIOCRAFT = "audiocraft_"
+"""What stands before the names of numbers by AudioCraft's own metrics."""
+
 SumOverRanks = Callable[[Tensor], Tensor]
 """Adds a float64 tensor up over all processes; every process gets the sum."""
 

@@ -6,12 +6,12 @@ import contextlib
 import importlib
 import os
 import typing as tp
-from unittest import mock
 
 import torch
 from torch import Tensor
 
 from ..compat import prepare
+from ..utils.patching import replaced
 from .base import Network, Outputs
 from .weights import label, read_weights, weights_of
 
@@ -55,7 +55,7 @@ def safe_passt(length: int, checkpoint: str | None = None) -> tp.Iterator[None]:
         raise ImportError('hear21passt is not installed: `pip install "audiocraft_qamdt[passt]"`') from error
     with weights_of("PaSST", variant.url, "set metrics.passt.checkpoint (on the command line passt=PATH) to the file"):
         network = _network(read_weights(checkpoint, variant.url), variant.frames)
-    with mock.patch.object(module, "get_model_passt", lambda **_: network):
+    with replaced(module, "get_model_passt", lambda **_: network):
         yield
 
 

@@ -9,16 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..compat import prepare
+from audiocraft_qamdt.utils import prepared
+
 from ..utils.files import write_json
-from .base import AudioCraftBatch, Batch, Clip, Metric, Number, check_audio
+from .base import AUDIOCRAFT, AudioCraftBatch, Batch, Clip, Metric, Number, check_audio
 from .folders import cache_folder, compare_with_folder
 from .networks import NETWORKS, Networks
-from .table import AUDIOCRAFT_QUANTITIES, Setup, build_metrics
+from .table import Setup, build_metrics
 
-prepare()
-
-from audiocraft.data.audio_utils import normalize_audio  # noqa: E402
+from audiocraft.data.audio_utils import normalize_audio
 
 
 def stage_metrics(
@@ -77,8 +76,12 @@ def generated_batch(
 
 
 def logged(numbers: list[Number]) -> dict[str, float]:
-    """Return the entries for the log and the history: each number by its key, AudioCraft's also by their old names."""
-    plain = {number.metric: number.value for number in numbers if number.metric in AUDIOCRAFT_QUANTITIES}
+    """Return the entries for the log and the history: numbers by their keys, AudioCraft's also as it logs them."""
+    plain = {
+        number.metric.removeprefix(AUDIOCRAFT): number.value
+        for number in numbers
+        if number.metric.startswith(AUDIOCRAFT)
+    }
     return {**plain, **{number.key: number.value for number in numbers}}
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..quality.predictors.base import load_predictor
-from .base import Batch, Metric, Number, SumOverRanks
+from .base import AUDIOCRAFT, Batch, Metric, Number, SumOverRanks
 from .clap import ClapNetwork, TextAgreement
 from .frechet import FrechetMetric
 from .networks import NETWORKS, Networks
@@ -53,10 +53,17 @@ def _pmos(predictor: str, setup: Setup) -> Metric:
     return PredictedMOS(load_predictor(predictor, setup.device))
 
 
+OURS = {"fad": "frechet", "kld": "kl", "text_consistency": "clap", "chroma_cosine": "another metric"}
+"""AudioCraft's metric → the metric of this package that measures the same without TensorFlow or a solver."""
+
+
 def _audiocraft(name: str) -> Callable[[str, Setup], Metric]:
     def build(argument: str, setup: Setup) -> Metric:
         if setup.compress is None:
-            raise ValueError(f"{name}: AudioCraft's own metrics run in a solver only (evaluate.metrics.{name}=true)")
+            raise ValueError(
+                f"{name} is AudioCraft's own metric, which runs in a solver only (evaluate.metrics.{name}=true): "
+                f"here, ask for {OURS[name]}"
+            )
         from .audiocraft import AudioCraftMetric
 
         return AudioCraftMetric(name, setup.options[name], setup.compress, setup.device)
@@ -71,12 +78,17 @@ def _named(metric: str, network: str) -> str:
 
 
 AUDIOCRAFT_QUANTITIES = ("fad", "kld", "kld_pq", "kld_qp", "kld_both", "text_consistency", "chroma_cosine")
-"""What AudioCraft's metrics log; those names alone are kept too, for grids that read them."""
+"""What AudioCraft's own metrics log, under AudioCraft's words; ours has `AUDIOCRAFT` before them."""
+
+_AUDIOCRAFT_MORE_IS_BETTER = {name: name in ("text_consistency", "chroma_cosine") for name in AUDIOCRAFT_QUANTITIES}
 
 MORE_IS_BETTER: dict[str, bool] = {
-    **dict.fromkeys(("loss", "fad", "kld", "kld_pq", "kld_qp", "kld_both", "frechet", "frechet_inf"), False),
-    **dict.fromkeys(("kl", "kl_reverse", "kl_both", "silent", "clipped", "rtf"), False),
-    **dict.fromkeys(("text_consistency", "chroma_cosine", "inception", "clap", "pmos"), True),
+    **dict.fromkeys(
+        ("loss", "frechet", "frechet_inf", "kl", "kl_reverse", "kl_both", "silent", "clipped", "rtf"), False
+    ),
+    **dict.fromkeys(("inception", "clap", "pmos"), True),
+    **_AUDIOCRAFT_MORE_IS_BETTER,
+    **{f"{AUDIOCRAFT}{name}": better for name, better in _AUDIOCRAFT_MORE_IS_BETTER.items()},
 }
 """Quantity → which way is better, of all that metrics and the validation loss give. Open to registration."""
 
@@ -131,6 +143,11 @@ def _arguments(value: tp.Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
+def one_rank(tensor: Tensor) -> Tensor:
+    """Return the sum over ranks where there is one."""
+    return tensor
+
+
 @dataclass
 class Evaluation:
     """One pass over clips.
@@ -150,7 +167,7 @@ class Evaluation:
 
     def numbers(
         self,
-        total: SumOverRanks = lambda tensor: tensor,
+        total: SumOverRanks = one_rank,
         *,
         reference: str = "",
         best_of: int | None = None,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import cpu_kernels
+from .cpu_kernels import FoldedKeys
 from .linear import Linear, linear
 from .modulation import modulate
 from .positions import Rotary, rotate, take_rotary
@@ -23,15 +25,10 @@ def take(x: Tensor, rows: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention of q [B, heads, N, d] over k, v [B, heads, L, d], as [B, heads, N, d].
-
-    PyTorch's kernel for bfloat16 on CPUs takes five times as long as that for float32, which is then used.
-    """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or torch.compiler.is_compiling():
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    wide = None if bias is None else bias.float()
-    with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=wide).to(q.dtype)
+    """Scaled dot-product attention of q [B, heads, N, d] over k, v [B, heads, L, d], as [B, heads, N, d]."""
+    if cpu_kernels.takes_attention(q):
+        return cpu_kernels.attend(q, k, v, bias)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
 class SelfAttention(nn.Module):
@@ -66,42 +63,29 @@ class SelfAttention(nn.Module):
         return x.unflatten(-1, (parts, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
-class Text(NamedTuple):
-    """A batch of texts: tokens [B, L, D] and mask bool [B, L], True = a token, False = padding; None = no padding."""
-
-    tokens: Tensor
-    mask: Tensor | None
-
-
 class TextKeys(NamedTuple):
-    """Texts as cross-attention takes them: keys, values [B, heads, L, d], mask [B, L]."""
+    """Texts as cross-attention takes them: keys, values [B, heads, L, d]."""
 
     keys: Tensor
     values: Tensor
-    mask: Tensor | None
 
 
-class FoldedText(NamedTuple):
-    """Keys and values multiplied with the query's and the output's weights (see `CrossAttention`).
+class Text(NamedTuple):
+    """A batch of texts.
 
     Attributes:
-        queries: [B, heads * L, D]; their product with a token is its score for each head and word.
-        bias: [B, 1, heads * L], added to the scores.
-        values: [B, heads * L, D]; their sum, weighted with the attention, is the output.
+        tokens: [B, L, D].
+        mask: bool [B, L], True = a token, False = padding; None = no padding.
+        keys: what one block's cross-attention makes of the tokens (`CrossAttention.project`); None = it does so inside.
     """
 
-    queries: Tensor
-    bias: Tensor
-    values: Tensor
+    tokens: Tensor
+    mask: Tensor | None = None
+    keys: TextKeys | FoldedKeys | None = None
 
 
 class CrossAttention(nn.Module):
     """Attention over the text. Padding is never attended; a text that is all padding contributes exactly zero.
-
-    A text is short, so in float32 the products are taken in another order where that is less work: instead of
-    projecting every audio token to a query (D² multiplications) and its output back (D²), the text's keys and values
-    are multiplied with these two weights (heads * L vectors of width D). In lower precision the rounded scores would
-    be coarser than those of `scaled_dot_product_attention`, which is then used.
 
     Args:
         dim: width D.
@@ -115,57 +99,29 @@ class CrossAttention(nn.Module):
         self.kv_linear = Linear(dim, 2 * dim)
         self.proj = Linear(dim, dim)
 
-    def project(self, text: Text) -> TextKeys | FoldedText:
-        """Compute everything that depends on the text alone."""
+    def project(self, text: Text) -> Text:
+        """Return the same text with its keys and values, which do not depend on what attends to it."""
         kv = self.kv_linear(text.tokens).unflatten(-1, (2, self.num_heads, -1))  # [B, L, 2, heads, d]
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, L, d] each
-        words, dim = text.tokens.shape[1:]
-        if k.dtype == torch.float32 and self.num_heads * words < dim + words:
-            return self._fold(k, v, text.mask)
-        return TextKeys(k, v, text.mask)
+        if cpu_kernels.takes_text(k):
+            return text._replace(keys=cpu_kernels.fold(k, v, text.mask, self.q_linear, self.proj))
+        return text._replace(keys=TextKeys(k, v))
 
-    def _fold(self, k: Tensor, v: Tensor, mask: Tensor | None) -> FoldedText:
-        heads, d = k.shape[1], k.shape[3]
-        k = k * d**-0.5
-        queries = _by_head(k, self.q_linear.weight.unflatten(0, (heads, d)))  # [B, heads, L, D]
-        bias = _by_head(k, self.q_linear.bias.view(heads, d, 1))  # [B, heads, L, 1]
-        values = _by_head(v, self.proj.weight.t().unflatten(0, (heads, d)))  # [B, heads, L, D]
-        # A head's weights sum to one: the output's bias can ride on the values of any one head.
-        values = values + F.pad(self.proj.bias.view(1, 1, 1, -1), (0, 0, 0, 0, 0, heads - 1))
-        if mask is not None:
-            keep = mask[:, None, :, None]
-            bias, values = bias.masked_fill(~keep, _never(bias.dtype)), values * keep
-        return FoldedText(queries.flatten(1, 2), bias.flatten(1).unsqueeze(1), values.flatten(1, 2))
-
-    def forward(self, x: Tensor, text: Text | TextKeys | FoldedText) -> Tensor:
-        """Add attention over the text to the tokens x [B, N, D]; returns [B, N, D]."""
-        text = self.project(text) if isinstance(text, Text) else text
-        if isinstance(text, TextKeys):
-            return self._attend(x, text)
-        scores = torch.baddbmm(text.bias, x, text.queries.transpose(1, 2))  # [B, N, heads * L]
-        weights = scores.unflatten(-1, (self.num_heads, -1)).softmax(-1).flatten(2)  # [B, N, heads * L]
-        return torch.baddbmm(x, weights, text.values)  # [B, N, D]
-
-    def _attend(self, x: Tensor, text: TextKeys) -> Tensor:
+    def forward(self, x: Tensor, text: Text) -> Tensor:
+        """Return what the text adds to the tokens x [B, N, D], as [B, N, D]."""
+        keys = self.project(text).keys if text.keys is None else text.keys
+        if isinstance(keys, FoldedKeys):
+            return cpu_kernels.attend_folded(x, keys, self.num_heads)
+        k, v = cast(TextKeys, keys)
         q = self.q_linear(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N, d]
         if text.mask is None:
-            out = attend(q, text.keys, text.values)  # [B, heads, N, d]
-            return x + self.proj(out.transpose(1, 2).flatten(2))  # [B, N, D]
-        bias = torch.zeros_like(text.mask, dtype=q.dtype).masked_fill(~text.mask, _never(q.dtype))[:, None, None]
-        out = attend(q, text.keys, text.values, bias)  # [B, heads, N, d]
+            return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))  # [B, N, D]
+        # Not -inf: a softmax over padding alone must stay finite, forwards and backwards.
+        never = torch.finfo(q.dtype).min / 2
+        bias = torch.zeros_like(text.mask, dtype=q.dtype).masked_fill(~text.mask, never)[:, None, None]
+        out = attend(q, k, v, bias)  # [B, heads, N, d]
         present = text.mask.any(dim=1)[:, None, None]  # [B, 1, 1]
-        return x + self.proj(out.transpose(1, 2).flatten(2)) * present  # [B, N, D]
-
-
-def _by_head(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply x [B, heads, L, d] by weight [heads, d, D] to [B, heads, L, D]; `@` would copy weights per item."""
-    rows = x.transpose(0, 1).flatten(1, 2)  # [heads, B * L, d]
-    return torch.bmm(rows, weight).unflatten(1, (len(x), -1)).transpose(0, 1)
-
-
-def _never(dtype: torch.dtype) -> float:
-    # Not -inf: a softmax over padding alone must stay finite, forwards and backwards.
-    return torch.finfo(dtype).min / 2
+        return self.proj(out.transpose(1, 2).flatten(2)) * present  # [B, N, D]
 
 
 # ---- blocks
@@ -235,7 +191,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         modulation: Tensor,
-        text: Text | TextKeys | FoldedText | None = None,
+        text: Text | None = None,
         skip: Tensor | None = None,
         rotary: Rotary | None = None,
         rows: Tensor | None = None,
@@ -259,9 +215,10 @@ class Block(nn.Module):
         table = (self.scale_shift_table + modulation).unsqueeze(2)  # [B, 6, 1, D]
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = table.unbind(1)
         attended = self.attn(modulate(x, shift_attn, scale_attn), rotary, rows)  # [B, N or M, D]
-        x = torch.addcmul(x if rows is None else take(x, rows), gate_attn, attended)
+        x = x if rows is None else take(x, rows)  # [B, N or M, D]
+        x = torch.addcmul(x, gate_attn, attended)  # x + gate * attended, in one pass
         if text is not None:
-            x = self.cross_attn(x, text)
+            x = x + self.cross_attn(x, text)
         return torch.addcmul(x, gate_mlp, self.mlp(modulate(x, shift_mlp, scale_mlp)))
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .layers import FEED_FORWARD, Block, FinalLayer, FoldedText, LevelEmbedding, Text, TextKeys, TimestepEmbedding, take
+from .layers import FEED_FORWARD, Block, FinalLayer, LevelEmbedding, Text, TimestepEmbedding, take
 from .linear import Linear
 from .masking import TokenMask
 from .patching import PatchEmbed, PatchGrid, unpatchify
@@ -19,16 +19,15 @@ from .positions import Rotary, cached_rotary_table, rotary_table, sincos_table, 
 
 GRANULARITIES = ("global", "clip", "frame", "adaln")
 POSITIONS = ("sincos", "rope")
-BlockText = Text | TextKeys | FoldedText | None
 
 
 class ProjectedContext(NamedTuple):
     """The text as each block takes it; made by `MaskedDiffusionTransformer.project_context`."""
 
-    in_blocks: tuple[BlockText, ...]
-    out_blocks: tuple[BlockText, ...]
-    decoder_blocks: tuple[BlockText, ...]
-    side_blocks: tuple[BlockText, ...]
+    in_blocks: tuple[Text | None, ...]
+    out_blocks: tuple[Text | None, ...]
+    decoder_blocks: tuple[Text | None, ...]
+    side_blocks: tuple[Text | None, ...]
     pooled: Tensor | None = None
 
 
@@ -97,7 +96,7 @@ class MaskedDiffusionTransformer(nn.Module):
         self.positions, self.position_scale, self.ffn = positions, position_scale, ffn
         self.quality, self.num_levels, self.unknown_level = tuple(quality), num_levels, unknown_level
         self.side_prefix, self.checkpointing = side_prefix, checkpointing
-        self.prefix = int("clip" in self.quality)  # number of tokens before the patches
+        self.prefix_tokens = 1 if "clip" in self.quality else 0  # tokens before the patches
         self._check_arguments(dim, depth, decoder_depth, num_heads)
 
         def blocks(number: int, skip: bool) -> nn.ModuleList:
@@ -122,20 +121,26 @@ class MaskedDiffusionTransformer(nn.Module):
     def _check_arguments(self, dim: int, depth: int, decoder_depth: int, num_heads: int) -> None:
         multiple = 4 if self.positions == "sincos" else 4 * num_heads
         known = set(self.quality) <= set(GRANULARITIES) and len(set(self.quality)) == len(self.quality)
-        checks = {
-            f"ffn={self.ffn!r} is not one of {', '.join(FEED_FORWARD)}": self.ffn in FEED_FORWARD,
-            f"positions={self.positions!r} is not one of {', '.join(POSITIONS)}": self.positions in POSITIONS,
-            f"quality={self.quality} must name some of {', '.join(GRANULARITIES)}, each once": known,
-            f"dim={dim} is not a multiple of num_heads={num_heads}": dim % num_heads == 0,
-            f"dim={dim} is not a multiple of {multiple} (positions={self.positions!r}, num_heads={num_heads})": (
-                dim % multiple == 0
-            ),
-            f"decoder_depth={decoder_depth} is not between 0 and depth={depth}": 0 <= decoder_depth <= depth,
-            f"depth={depth} minus decoder_depth={decoder_depth} is odd: it is split into as many in- as out-blocks": (
-                (depth - decoder_depth) % 2 == 0
-            ),
-        }
-        if problems := [message for message, passed in checks.items() if not passed]:
+        problems = []
+        if self.ffn not in FEED_FORWARD:
+            problems.append(f"ffn={self.ffn!r} is not one of {', '.join(FEED_FORWARD)}")
+        if self.positions not in POSITIONS:
+            problems.append(f"positions={self.positions!r} is not one of {', '.join(POSITIONS)}")
+        if not known:
+            problems.append(f"quality={self.quality} must name some of {', '.join(GRANULARITIES)}, each once")
+        if dim % num_heads:
+            problems.append(f"dim={dim} is not a multiple of num_heads={num_heads}")
+        if dim % multiple:
+            problems.append(
+                f"dim={dim} is not a multiple of {multiple} (positions={self.positions!r}, num_heads={num_heads})"
+            )
+        if not 0 <= decoder_depth <= depth:
+            problems.append(f"decoder_depth={decoder_depth} is not between 0 and depth={depth}")
+        if (depth - decoder_depth) % 2:
+            problems.append(
+                f"depth={depth} minus decoder_depth={decoder_depth} is odd: it is split into as many in- as out-blocks"
+            )
+        if problems:
             raise ValueError("; ".join(problems))
 
     def _make_position_tables(self, dim: int) -> None:
@@ -235,7 +240,7 @@ class MaskedDiffusionTransformer(nn.Module):
             hidden = self._encode_masked(tokens, modulation, texts, rotary, mask)  # [B, prefix + P, D]
         for block, text in zip(self.decoder_blocks, texts.decoder_blocks, strict=True):
             hidden = self._run(block, hidden, modulation, text, skip=tokens, rotary=rotary)
-        values = self.final_layer(hidden[:, self.prefix :], time)  # [B, P, p_t * p_f * C]
+        values = self.final_layer(hidden[:, self.prefix_tokens :], time)  # [B, P, p_t * p_f * C]
         return unpatchify(values, grid)  # [B, C, T, F]
 
     def _tokens(self, x: Tensor, levels: dict[str, Tensor], grid: PatchGrid) -> Tensor:
@@ -283,15 +288,15 @@ class MaskedDiffusionTransformer(nn.Module):
         """Return the rows, among all, of prefix and visible tokens, and of those the side interpolator fills in."""
         number_hidden = mask.hidden.shape[1] - mask.visible.shape[1]
         hidden = mask.hidden.int().argsort(dim=1, descending=True, stable=True)[:, :number_hidden]
-        prefix = torch.arange(self.prefix, device=hidden.device).expand(len(hidden), -1)
-        visible, filled = (torch.cat([prefix, rows + self.prefix], dim=1) for rows in (mask.visible, hidden))
-        return visible, filled if self.side_prefix else filled[:, self.prefix :]
+        prefix = torch.arange(self.prefix_tokens, device=hidden.device).expand(len(hidden), -1)
+        visible, filled = (torch.cat([prefix, rows + self.prefix_tokens], dim=1) for rows in (mask.visible, hidden))
+        return visible, filled if self.side_prefix else filled[:, self.prefix_tokens :]
 
     def _add_decoder_positions(self, x: Tensor) -> Tensor:
-        return x + F.pad(self.decoder_pos_embed, (0, 0, self.prefix, 0)) if self.positions == "sincos" else x
+        return x + F.pad(self.decoder_pos_embed, (0, 0, self.prefix_tokens, 0)) if self.positions == "sincos" else x
 
     def _run(
-        self, block: nn.Module, x: Tensor, modulation: Tensor, text: BlockText, **options: Tensor | Rotary | None
+        self, block: nn.Module, x: Tensor, modulation: Tensor, text: Text | None, **options: Tensor | Rotary | None
     ) -> Tensor:
         run = partial(block, **options)
         if self.checkpointing and torch.is_grad_enabled():
@@ -351,7 +356,7 @@ class MaskedDiffusionTransformer(nn.Module):
         if self.positions != "rope":
             return None
         table = rotary_table if torch.compiler.is_compiling() else cached_rotary_table
-        return table(grid.shape, self.head_dim, self.prefix, self.position_scale, device)
+        return table(grid.shape, self.head_dim, self.prefix_tokens, self.position_scale, device)
 
     def _levels(self, quality: Tensor | dict[str, Tensor] | None, x: Tensor) -> dict[str, Tensor]:
         """Return levels for every granularity of the model: [B], for `frame` [B, N]."""

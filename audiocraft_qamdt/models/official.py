@@ -128,9 +128,13 @@ def _rename(key: str, prefixes: Mapping[str, str]) -> str:
 
 
 def _check_names(what: str, given: Mapping[str, Any], expected: Mapping[str, Any] | tuple[str, ...]) -> None:
-    found = {
-        "missing": [key for key in expected if key not in given],
-        "unknown": [key for key in given if key not in expected],
-    }
-    if problems := [f"{kind} {what}{'s' * (len(keys) > 1)}: {', '.join(keys)}" for kind, keys in found.items() if keys]:
+    problems = []
+    for kind, keys in (
+        ("missing", [key for key in expected if key not in given]),
+        ("unknown", [key for key in given if key not in expected]),
+    ):
+        if keys:
+            plural = "s" if len(keys) > 1 else ""
+            problems.append(f"{kind} {what}{plural}: {', '.join(keys)}")
+    if problems:
         raise ValueError("; ".join(problems))

@@ -30,22 +30,24 @@ def sincos_table(dim: int, shape: tuple[int, int], base_size: float, scale: floa
     return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1).float()
 
 
-def rotary_table(shape: tuple[int, int], head_dim: int, prefix: int, scale: float, device: torch.device) -> Rotary:
+def rotary_table(
+    shape: tuple[int, int], head_dim: int, prefix_tokens: int, scale: float, device: torch.device
+) -> Rotary:
     """Make angles of 2-D rotary positions (RoFormer, arXiv 2104.09864): half the channel pairs turn with time.
 
     Args:
         shape: rows (time) and columns (bins) of tokens (H, W).
         head_dim: width of a head d, a multiple of 4.
-        prefix: number of tokens before the grid; they are not rotated.
+        prefix_tokens: tokens before the grid, which are not rotated.
         scale: positions are divided by it.
         device: where the table is wanted.
     Returns:
-        Cosine and sine, [prefix + H * W, d / 2] each, in float32: first the pairs of time, then those of the bin.
+        Cosine and sine, [prefix_tokens + H * W, d / 2] each, in float32: the pairs of time, then those of the bin.
     """
     omega = 10000 ** (-torch.arange(head_dim // 4, device=device, dtype=torch.float32) / (head_dim // 4))
     rows, columns = (torch.arange(n, device=device, dtype=torch.float32)[:, None] / scale * omega for n in shape)
     grid = (rows.repeat_interleave(shape[1], dim=0), columns.repeat(shape[0], 1))  # [H * W, d / 4] each
-    angles = F.pad(torch.cat(grid, dim=1), (0, 0, prefix, 0))  # [prefix + H * W, d / 2]
+    angles = F.pad(torch.cat(grid, dim=1), (0, 0, prefix_tokens, 0))  # [prefix_tokens + H * W, d / 2]
     return angles.cos(), angles.sin()
 
 

@@ -8,12 +8,37 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 Note = tuple[float, float, int, float]  # start and length in beats, MIDI pitch, gain
+
+BEATS_PER_BAR = 4
+OCTAVE = 7
+"""Steps of a scale from a note to the same note above."""
+SEMITONES = 12
+"""Semitones in an octave."""
+TRIAD = (0, 2, 4)
+"""Steps of a scale from a chord's root to its notes."""
+CONCERT_PITCH, A4 = 440, 69
+"""Frequency in Hz of the A above middle C, and its MIDI pitch."""
+
+PEAK = 0.7
+"""Peak of a rendered piece."""
+FADE = 1 / 50
+"""Seconds in which a piece fades out."""
+VIBRATO_RATE = 5.5
+"""Rate of a vibrato in Hz."""
+BREATH_DECAY = 0.12
+"""Seconds until the noise in a note's attack has lost 60 dB."""
+HIGHEST = 0.48
+"""Highest harmonic, as a share of the sample rate: just under what it can carry."""
+ROUNDNESS = 2.4
+"""Phase of harmonic k over k²: quadratic phases keep the waveform round, and a clean sound must not look clipped."""
+LEGATO = 0.9
+"""Share of a melody note's length that it sounds."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +234,7 @@ def render(piece: Piece, duration: float, sample_rate: int) -> np.ndarray:
         float32 samples [S], with a peak of 0.7, undegraded: nothing but the instruments, up to half the sample rate.
     """
     samples, beat = round(duration * sample_rate), 60 / piece.bpm
-    bars = math.ceil(duration / (4 * beat))
+    bars = math.ceil(duration / (BEATS_PER_BAR * beat))
     rng = np.random.default_rng((piece.seed, piece.index, 1))
     audio = np.zeros(samples, np.float32)
     step = beat * sample_rate
@@ -219,9 +244,9 @@ def render(piece: Piece, duration: float, sample_rate: int) -> np.ndarray:
             _add(audio, start * step, gain, _note(name, pitch, round(length * step), sample_rate))
     for start, drum, gain in _hits(piece, bars):
         _add(audio, start * step, gain, _drum(drum, sample_rate))
-    fade = min(samples, sample_rate // 50)
+    fade = min(samples, int(sample_rate * FADE))
     audio[samples - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
-    return audio * np.float32(0.7 / max(np.abs(audio).max(initial=0), 1e-9))
+    return audio * np.float32(PEAK / max(np.abs(audio).max(initial=0), 1e-9))
 
 
 def _add(audio: np.ndarray, start: float, gain: float, sound: np.ndarray) -> None:
@@ -231,8 +256,8 @@ def _add(audio: np.ndarray, start: float, gain: float, sound: np.ndarray) -> Non
 
 
 def _pitch(piece: Piece, degree: int, octave: int) -> int:
-    octaves, step = divmod(degree, 7)
-    return 12 * (octave + 1 + octaves) + PITCHES[piece.key] + SCALES[piece.mode][step]
+    octaves, step = divmod(degree, OCTAVE)
+    return SEMITONES * (octave + 1 + octaves) + PITCHES[piece.key] + SCALES[piece.mode][step]
 
 
 def _bar_chords(piece: Piece, bars: int) -> Iterator[tuple[int, int]]:
@@ -250,47 +275,61 @@ MOTIFS = (
 
 
 def _melody(piece: Piece, bars: int, rng: np.random.Generator) -> list[Note]:
+    """Walk along the scale by two steps at most, in two motifs that take turns, each for two bars."""
     motifs, degree, notes = rng.permutation(len(MOTIFS))[:2], 4, []
     for bar, chord in _bar_chords(piece, bars):
         for start, length in MOTIFS[motifs[bar // 2 % 2]]:
             degree = int(np.clip(degree + rng.integers(-2, 3), 0, 9))
             if start % 2 == 0:  # on strong beats the melody takes the nearest note of the chord
-                degree = min(
-                    (chord + step + 7 * octave for step in (0, 2, 4) for octave in (-1, 0, 1)),
-                    key=lambda candidate: abs(candidate - degree),
-                )  # noqa: B023
-            notes.append((4 * bar + start, 0.9 * length, _pitch(piece, degree, 4), rng.uniform(0.7, 1.0)))
+                degree = _nearest_chord_note(chord, degree)
+            pitch = _pitch(piece, degree, 4)
+            notes.append((BEATS_PER_BAR * bar + start, LEGATO * length, pitch, rng.uniform(0.7, 1.0)))
     return notes
 
 
+def _nearest_chord_note(chord: int, degree: int) -> int:
+    notes = [chord + step + OCTAVE * octave for step in TRIAD for octave in (-1, 0, 1)]
+    return min(notes, key=lambda note: abs(note - degree))
+
+
+# How the chords of a bar are played: start and length of each note, in beats, and its steps above the chord's root.
+PATTERNS: dict[str, list[tuple[float, float, int]]] = {
+    "held": [(0, 3.8, step) for step in TRIAD],
+    "broken": [(i / 2, 0.6, step) for i, step in enumerate((0, 2, 4, 7, 4, 2, 4, 2))],
+    "offbeat": [(beat + 0.5, 0.4, step) for beat in range(BEATS_PER_BAR) for step in TRIAD],
+}
+BASS_PATTERN = ((0, 1.4, 0), (1.5, 0.4, 0), (2, 1.4, 4), (3.5, 0.4, 4))
+
+
 def _harmony(piece: Piece, bars: int) -> list[Note]:
-    played: dict[str, Callable[[int], list[tuple[float, float, int]]]] = {
-        "held": lambda chord: [(0, 3.8, chord + step) for step in (0, 2, 4)],
-        "broken": lambda chord: [(i / 2, 0.6, chord + (0, 2, 4, 7, 4, 2, 4, 2)[i]) for i in range(8)],
-        "offbeat": lambda chord: [(beat + 0.5, 0.4, chord + step) for beat in range(4) for step in (0, 2, 4)],
-    }
     gain = 0.6 if piece.accompaniment == "broken" else 0.35
+    octave = 3 if piece.accompaniment == "offbeat" else 4
     return [
-        (4 * bar + start, length, _pitch(piece, degree, 3 + (piece.accompaniment != "offbeat")), gain)
+        (BEATS_PER_BAR * bar + start, length, _pitch(piece, _lowered(chord, 4) + step, octave), gain)
         for bar, chord in _bar_chords(piece, bars)
-        for start, length, degree in played[piece.accompaniment](chord % 7 - 7 * (chord > 4))
+        for start, length, step in PATTERNS[piece.accompaniment]
     ]
 
 
 def _bass(piece: Piece, bars: int) -> list[Note]:
-    pattern = ((0, 1.4, 0), (1.5, 0.4, 0), (2, 1.4, 4), (3.5, 0.4, 4))
     return [
-        (4 * bar + start, length, _pitch(piece, chord + step - 7 * (chord + step > 5), 2), 0.9)
+        (BEATS_PER_BAR * bar + start, length, _pitch(piece, _lowered(chord + step, 5), 2), 0.9)
         for bar, chord in _bar_chords(piece, bars)
-        for start, length, step in pattern
+        for start, length, step in BASS_PATTERN
     ]
 
 
+def _lowered(degree: int, highest: int) -> int:
+    """Return the same note an octave lower where it is above `highest`."""
+    return degree - OCTAVE if degree > highest else degree
+
+
 def _hits(piece: Piece, bars: int) -> Iterator[tuple[float, str, float]]:
+    """Yield start in beats, drum and gain of everything that the percussion plays: sixteenth notes."""
     for bar, (drum, steps) in itertools.product(range(bars), RHYTHMS.get(piece.rhythm, {}).items()):
         for i, step in enumerate(steps):
             if step != ".":
-                yield 4 * bar + i / 4, drum, int(step) / 9
+                yield BEATS_PER_BAR * bar + i / 4, drum, int(step) / 9
 
 
 def _fall(time: np.ndarray, seconds: float) -> np.ndarray:
@@ -300,14 +339,14 @@ def _fall(time: np.ndarray, seconds: float) -> np.ndarray:
 
 @functools.lru_cache(maxsize=512)
 def _note(name: str, pitch: int, samples: int, sample_rate: int) -> np.ndarray:
-    timbre, frequency = INSTRUMENTS[name], 440 * 2 ** ((pitch - 69) / 12)
+    timbre, frequency = INSTRUMENTS[name], CONCERT_PITCH * 2 ** ((pitch - A4) / SEMITONES)
     time = np.arange(samples + round(timbre.release * sample_rate), dtype=np.float32) / sample_rate
-    swing = frequency * (2 ** (timbre.vibrato / 12) - 1) / (2 * math.pi * 5.5)
-    phase = (frequency * time.astype(np.float64) - swing * np.cos(2 * math.pi * 5.5 * time)) % 1
+    swing = frequency * (2 ** (timbre.vibrato / SEMITONES) - 1) / (2 * math.pi * VIBRATO_RATE)
+    phase = (frequency * time.astype(np.float64) - swing * np.cos(2 * math.pi * VIBRATO_RATE * time)) % 1
     body, brightness = _wavetables(timbre, frequency, sample_rate)
     sound = _look_up(body, phase) + _look_up(brightness, phase) * _fall(time, timbre.brightness_decay)
     noise = np.random.default_rng(pitch).standard_normal(len(time), np.float32)
-    sound = sound * np.minimum(time / timbre.attack, 1) + timbre.breath * noise * _fall(time, 0.12)
+    sound = sound * np.minimum(time / timbre.attack, 1) + timbre.breath * noise * _fall(time, BREATH_DECAY)
     return sound * _fall(time, timbre.decay) * _fall(time - samples / sample_rate, timbre.release)
 
 
@@ -316,12 +355,11 @@ TABLE_SIZE = 4096
 
 def _wavetables(timbre: Timbre, frequency: float, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
     """One period of the first two harmonics, and of those above, up to just under half the sample rate."""
-    harmonics = np.arange(1, max(2, int(0.48 * sample_rate / frequency) + 1))
+    harmonics = np.arange(1, max(2, int(HIGHEST * sample_rate / frequency) + 1))
     amplitudes = harmonics**-timbre.tilt * np.where(harmonics % 2, 1, timbre.even)
     amplitudes /= np.sqrt(np.sum(amplitudes**2))
     spectrum = np.zeros((2, TABLE_SIZE // 2 + 1), complex)
-    # Quadratic phases keep the waveform round: a clean sound must not look clipped.
-    spectrum[(harmonics > 2).astype(int), harmonics] = amplitudes * np.exp(1j * 2.4 * harmonics**2)
+    spectrum[(harmonics > 2).astype(int), harmonics] = amplitudes * np.exp(1j * ROUNDNESS * harmonics**2)
     tables = np.fft.irfft(spectrum).astype(np.float32) * (TABLE_SIZE / 2)
     return tables[0], tables[1]
 
@@ -337,9 +375,9 @@ def _look_up(table: np.ndarray, phase: np.ndarray) -> np.ndarray:
 def _drum(name: str, sample_rate: int) -> np.ndarray:
     time = np.arange(sample_rate // 3, dtype=np.float32) / sample_rate
     noise = np.random.default_rng(len(name)).standard_normal(len(time), np.float32)
-    sounds = {
-        "kick": lambda: 1.8 * np.sin(2 * np.pi * (48 * time + 5 * (1 - _fall(time, 0.2)))) * _fall(time, 0.3),
-        "snare": lambda: (0.6 * noise + 0.5 * np.sin(2 * np.pi * 190 * time)) * _fall(time, 0.2),
-        "hat": lambda: 0.5 * np.diff(noise, prepend=0) * _fall(time, 0.09),
-    }
-    return sounds[name]()
+    if name == "kick":
+        pitch = 48 * time + 5 * (1 - _fall(time, 0.2))  # falls to 48 Hz
+        return 1.8 * np.sin(2 * np.pi * pitch) * _fall(time, 0.3)
+    if name == "snare":
+        return (0.6 * noise + 0.5 * np.sin(2 * np.pi * 190 * time)) * _fall(time, 0.2)  # rattle, and a skin of 190 Hz
+    return 0.5 * np.diff(noise, prepend=0) * _fall(time, 0.09)  # hat: noise without its bass

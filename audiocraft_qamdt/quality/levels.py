@@ -242,7 +242,7 @@ class LevelRule:
         """Return the level of each p-MOS of a curve."""
         return [self.level(pmos) for pmos in curve]
 
-    def prefix(self, pmos: float) -> str | None:
+    def word(self, pmos: float) -> str | None:
         """Return "low", "medium" or "high": the word that `prefixed` puts before a description; None = no prefix."""
         return self.words[_class_of(pmos, self.word_boundaries)]
 
@@ -256,9 +256,9 @@ class LevelRule:
             raise ValueError(f"a quality level is an integer from 1 to 5, got {level!r}")
         return self.centres[level - 1]
 
-    def level_prefix(self, level: int) -> str | None:
+    def level_word(self, level: int) -> str | None:
         """Return the prefix word of an integer level, for inference: the word at the level's centre."""
-        return self.prefix(self.centre(level))
+        return self.word(self.centre(level))
 
 
 def level_rule(preset: str, statistics: QualityStatistics) -> LevelRule:

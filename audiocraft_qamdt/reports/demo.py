@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from audiocraft_qamdt.utils import prepared
+
 from ..builders import SPLITS
 from ..checkpoints.store import EMBEDDED, is_export
 from ..compat import CONFIG_ROOT
@@ -26,7 +28,7 @@ from ..quality.predictors.base import Predictor, load_predictor
 from ..train import main
 from ..utils import pages, plots
 
-from audiocraft.data.audio import audio_write  # isort: skip
+from audiocraft.data.audio import audio_write
 
 logger = logging.getLogger(__name__)
 

@@ -88,7 +88,7 @@ def by_level(
     """Judge clips generated at each level: the same prompts and the same noise at all of them.
 
     Args:
-        model: duration, steps and guidance are those it is set to; its seed is changed.
+        model: duration, steps and guidance are those it is set to.
         prompts: descriptions, repeated as often as needed.
         judge: scores the clips, over whose windows the mean is taken.
         clips: number of clips at each level.
@@ -122,8 +122,8 @@ def _generate(
 ) -> Iterator[Tensor]:
     texts: list[str | None] = [prompts[index % len(prompts)] for index in range(clips)]
     for first in tqdm(range(0, clips, batch_size), name, unit="batch"):
-        model.set_generation_params(seed=keyed_seed(seed, first))
-        yield from model.generate(texts[first : first + batch_size], quality)[:, 0]
+        params = model.params.changed(seed=keyed_seed(seed, first), quality=quality)
+        yield from model.generate_with(texts[first : first + batch_size], params)[:, 0]
 
 
 def write_curves(curves: dict[str, Points], judge: Predictor, labels: str, out: Path) -> list[str]:

@@ -17,6 +17,7 @@ from ..builders import get_level_rule, get_quality_statistics
 from ..metrics.base import evaluations, safe
 from ..quality.levels import LevelRule
 from ..utils import pages, plots
+from ..utils.checks import is_number
 
 logger = logging.getLogger(__name__)
 
@@ -98,17 +99,15 @@ def _sample(path: Path, rule: LevelRule | None) -> Sample:
     fields = json.loads(path.read_text())
     conditions = fields.get("conditioning") or {}
     asked = (fields.get("generation_args") or {}).get("quality")
-    pmos = next((value for key, value in conditions.items() if key.startswith("quality") and _is_number(value)), None)
+    quality = next((value for key, value in conditions.items() if key.startswith("quality") and is_number(value)), None)
     level = None if asked is None else round(asked)
-    if level is None and pmos is not None and rule is not None:
-        level = rule.level(pmos)
+    if level is None and isinstance(quality, int):
+        level = quality
+    elif level is None and quality is not None and rule is not None:
+        level = rule.level(quality)  # a p-MOS, as samples written until 0.1.0 have it
     written = (path.with_suffix(suffix) for suffix in FORMATS)
     audio = next((other for other in written if other.exists()), path.with_suffix(FORMATS[0]))
     return Sample(audio, conditions.get("description"), level, fields["epoch"])
-
-
-def _is_number(value: tp.Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def write_report(runs: list[Run], out: Path, *, samples_per_level: int = 4) -> Path:

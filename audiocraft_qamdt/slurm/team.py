@@ -24,8 +24,9 @@ NODE = 8
 def team() -> dict[str, tp.Any]:
     """Return the team's settings for the cluster that AudioCraft detects."""
     prepare()
-    from audiocraft.environment import AudioCraftEnvironment
     from omegaconf import OmegaConf
+
+    from audiocraft.environment import AudioCraftEnvironment
 
     environment = AudioCraftEnvironment.instance()
     return tp.cast(dict, OmegaConf.to_container(environment.config[environment.cluster]))

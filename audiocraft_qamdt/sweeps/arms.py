@@ -16,8 +16,9 @@ from dora.xp import XP
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from ..metrics.base import comparable, evaluations
+from ..metrics.base import AUDIOCRAFT, comparable, evaluations
 from ..metrics.table import AUDIOCRAFT_QUANTITIES, more_is_better
+from ..utils.dora import grids_folder
 from . import overrides
 from .process import LocalSheep
 
@@ -69,7 +70,8 @@ class GridRun:
         found = evaluations(self.history)
         last = found[max(found)] if found else {}
         named = {key.split("/")[0] for key in last if "/" in key}
-        twice = {key for key in AUDIOCRAFT_QUANTITIES if any(name.startswith(f"{key}_") for name in named)}
+        marked = {name.removeprefix(AUDIOCRAFT) for name in named}
+        twice = {key for key in AUDIOCRAFT_QUANTITIES if any(name.startswith(f"{key}_") for name in marked)}
         numbers = {key: value for key, value in last.items() if isinstance(value, int | float)}
         return {comparable(key): value for key, value in numbers.items() if key not in twice}
 
@@ -184,7 +186,7 @@ def find_grid(name: str) -> list[GridRun]:
     """
     from ..train import main
 
-    grids = main.dora.dir / main.dora._grids
+    grids = grids_folder(main)
     started = {folder.name: list(folder.iterdir()) for folder in sorted(grids.glob("*")) if folder.is_dir()}
     links = sorted(started.get(name, []), key=lambda link: (link.lstat().st_mtime_ns, link.name))
     if not links:
@@ -307,6 +309,8 @@ def remarks(sweep: Sweep) -> list[str]:
     for arm in sweep.arms:
         for run in arm.runs:
             bad = [name for name, value in run.measured.items() if not math.isfinite(value)]
-            found += [f"Left out of {arm.name}, not finite in {run.signature}: {', '.join(bad)}."] * bool(bad)
-            found += [f"Counted though not finished: {run.signature} ({arm.name}), {run.problem}."] * bool(run.problem)
+            if bad:
+                found.append(f"Left out of {arm.name}, not finite in {run.signature}: {', '.join(bad)}.")
+            if run.problem:
+                found.append(f"Counted though not finished: {run.signature} ({arm.name}), {run.problem}.")
     return found

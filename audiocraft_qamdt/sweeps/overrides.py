@@ -10,6 +10,8 @@ from hydra.errors import HydraException
 from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ..utils.dora import config_groups
+
 ERRORS = (HydraException, OmegaConfBaseException, AssertionError, ValueError)
 """What Hydra, OmegaConf and Dora raise for overrides that they cannot use."""
 
@@ -42,7 +44,8 @@ def check_kinds(main: tp.Any, xp: tp.Any) -> None:
     Raises:
         ValueError: one line that names the first such override.
     """
-    base = _chosen(main, tuple(argument for argument in xp.argv if argument.split("=")[0] in main._config_groups))
+    groups = config_groups(main)
+    base = _chosen(main, tuple(argument for argument in xp.argv if argument.split("=")[0] in groups))
     for key, value in xp.delta:
         own = OmegaConf.select(base, key)
         wanted, given = _kind(own), _kind(value)
@@ -70,7 +73,11 @@ def _kind(value: tp.Any) -> str | None:
         return "true or false"
     if isinstance(value, int | float):
         return "a number"
-    return "text" if isinstance(value, str) else "a list" if isinstance(value, list | ListConfig) else "a group of keys"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, list | ListConfig):
+        return "a list"
+    return "a group of keys"
 
 
 def _composes(main: tp.Any, argv: tp.Sequence[str]) -> bool:

@@ -141,13 +141,16 @@ def _html(sweep: Sweep, reference: Arm | None, drawn: tp.Sequence[Path]) -> tp.I
 # ---- CSV
 
 
+_BETTER = {None: "", True: "higher", False: "lower"}
+
+
 def _arm_rows(sweep: Sweep, reference: Arm | None) -> tp.Iterator[dict[str, tp.Any]]:
     """Return a row for each arm and metric."""
     for arm in sweep.arms:
         for metric, found in arm.metrics.items():
             more = more_is_better(metric)
             row = {"arm": arm.name, **arm.settings, "metric": metric}
-            row |= {"better": "" if more is None else "higher" if more else "lower"}
+            row["better"] = _BETTER[more]
             row |= {"mean": found.mean, "sd": found.deviation, "seeds": len(found.values)}
             row["best"] = int(found.mean == sweep.best(metric))
             if reference is not None and metric in reference.metrics and arm is not reference:
@@ -212,7 +215,8 @@ def mask_curves(sweep: Sweep, metric: str) -> dict[str, list[plots.Point]]:
             continue
         kind = str(arm.runs[0].setting(KIND))
         label = " ".join([kind, *(f"{key}={value}" for key, value in rest.items())])
-        label += f" + U(0, {spread:g})" if spread else ""
+        if spread:
+            label += f" + U(0, {spread:g})"
         curves.setdefault(label, []).append(point)
         others[label] = rest
     for rest, point in unmasked:

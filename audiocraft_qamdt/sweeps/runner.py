@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dora.explore import Explorer, Herd, Launcher
-from dora.grid import RunGridArgs, _filter_grid_sheeps, monitor
+from dora.grid import RunGridArgs, monitor
 from dora.shep import Shepherd
 
 from ..compat import CONFIG_ROOT
+from ..utils.dora import grids_folder, select_experiments
 from . import overrides
 from .process import LocalSheep, stop
 
@@ -114,7 +115,7 @@ def collect(main: tp.Any, explorer: Explorer) -> list[LocalSheep]:
 
 def link(main: tp.Any, name: str, sheep: tp.Sequence[LocalSheep]) -> None:
     """Let the grid's folder hold a link to each experiment's folder and to no other, as `dora grid` does."""
-    folder = main.dora.dir / main.dora._grids / name
+    folder = grids_folder(main) / name
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {one.xp.sig: one.xp.folder.resolve() for one in sheep}
     for child in folder.iterdir():
@@ -307,7 +308,7 @@ def run_grid(main: tp.Any, name: str, options: Options, screen: Screen) -> int:
     """
     explorer = find_explorer(main, name)
     everything = collect(main, explorer)
-    chosen = tp.cast(list[LocalSheep], _filter_grid_sheeps(list(options.patterns), main, tp.cast(list, everything)))
+    chosen: list[LocalSheep] = select_experiments(options.patterns, main, everything)
     if not chosen:
         raise ValueError(f"no experiment of {name} matches {' '.join(options.patterns)}")
     if options.init:

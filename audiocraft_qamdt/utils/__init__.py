@@ -1,1 +1,1 @@
-"""Files, plots, pages and randomness: used everywhere, import nothing of the package outside this folder."""
+"""Files, plots, pages, randomness, checks, AudioCraft prepared, Dora's private names; only `compat` is below."""

@@ -5,26 +5,25 @@ from __future__ import annotations
 import typing as tp
 
 import treetable as tt
-from dora.explore import Herd, Launcher
+from dora.explore import Launcher
 from dora.log import fatal
 
-from audiocraft_qamdt.compat import prepare
 from audiocraft_qamdt.metrics.table import quantity
 from audiocraft_qamdt.sweeps import overrides
+from audiocraft_qamdt.utils import prepared
+from audiocraft_qamdt.utils.dora import copy_of, main_of, recorded, scheduled
 
-prepare()
-
-from audiocraft.grids._base_explorers import BaseExplorer, get_sheep_ping  # noqa: E402
+from audiocraft.grids._base_explorers import BaseExplorer, get_sheep_ping
 
 COLUMNS = {
-    "fad": ("frechet", "fad"),
-    "kl": ("kl", "kld"),
-    "is": ("inception",),
-    "clap": ("clap", "text_consistency"),
+    "frechet": ("frechet", "audiocraft_fad", "fad"),
+    "kl": ("kl", "audiocraft_kld", "kld"),
+    "inception": ("inception",),
+    "clap": ("clap", "audiocraft_text_consistency", "text_consistency"),
     "pmos": ("pmos",),
     "silent": ("silent",),
 }
-"""Column → quantities that it shows, the first that was measured: ours, then AudioCraft's."""
+"""Column → quantities that it shows, the first that was measured: ours, then AudioCraft's (older runs: unmarked)."""
 
 
 def find_metric(values: tp.Mapping[str, float], name: str) -> float | None:
@@ -32,26 +31,14 @@ def find_metric(values: tp.Mapping[str, float], name: str) -> float | None:
     return next((value for key, value in values.items() if quantity(key) == name), None)
 
 
-class _Recorder(Herd):
-    """Keeps what a grid would launch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.argvs: list[list[str]] = []
-
-    def add_sheep(self, shepherd: tp.Any, argv: list[str], *args: tp.Any, **kwargs: tp.Any) -> None:
-        self.argvs.append(argv)
-
-
 class QAMDTExplorer(BaseExplorer):
     """Explorer of a QA-MDT grid: an override that the config cannot take ends it with one line, nothing submitted."""
 
     def __call__(self, launcher: Launcher) -> None:
-        fresh = launcher._copy()
+        fresh = copy_of(launcher)
         try:
             self.explore(launcher)
-            for pending in launcher._herd._pendings:
-                pending.result()
+            experiments = scheduled(launcher)
         except Exception as error:  # Dora's pool wraps whatever Hydra raised
             try:
                 self._check(fresh)
@@ -59,16 +46,14 @@ class QAMDTExplorer(BaseExplorer):
                 fatal(str(clear))
             raise error
         try:
-            for sheep in launcher._herd.sheeps.values():
-                overrides.check_kinds(launcher._main, sheep.xp)
+            for sheep in experiments:
+                overrides.check_kinds(main_of(launcher), sheep.xp)
         except ValueError as wrong:
             fatal(str(wrong))
 
     def _check(self, launcher: Launcher) -> None:
-        recorder = _Recorder()
-        self.explore(Launcher(launcher._shepherd, launcher._slurm, recorder, launcher._argv))
-        for argv in recorder.argvs:
-            overrides.checked(launcher._main, argv)
+        for argv in recorded(self.explore, launcher):
+            overrides.checked(main_of(launcher), argv)
 
     def get_grid_metrics(self) -> list[tp.Any]:
         train = [tt.leaf("epoch"), tt.leaf("loss", ".4f"), tt.leaf("minutes", ".2f"), tt.leaf("ping")]

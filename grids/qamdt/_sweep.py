@@ -18,6 +18,8 @@ import shlex
 from dora.explore import Launcher
 from dora.log import fatal
 
+from audiocraft_qamdt.utils.dora import main_of
+
 SMALL = ("qamdt/playground", "qamdt/debug")
 NO_QUALITY = ["conditioner=qamdt/none", "generate.quality=null"]
 """A model that knows text alone, and is asked for nothing else."""
@@ -32,13 +34,10 @@ def recipe() -> list[str]:
     """Overrides of every run: it is evaluated at the end, and asked for the best quality."""
     solver, dset = os.environ.get("QAMDT_SOLVER", SMALL[0]), os.environ.get("QAMDT_DSET")
     evaluation = os.environ.get("QAMDT_EVALUATION", "playground" if solver in SMALL else "objective_eval")
-    return [
-        f"solver={solver}",
-        f"solver/qamdt/evaluation={evaluation}",
-        *([f"dset={dset}"] if dset else []),
-        "generate.quality=5",
-        *shlex.split(os.environ.get("QAMDT_ARGS", "")),
-    ]
+    overrides = [f"solver={solver}", f"solver/qamdt/evaluation={evaluation}"]
+    if dset:
+        overrides.append(f"dset={dset}")
+    return [*overrides, "generate.quality=5", *shlex.split(os.environ.get("QAMDT_ARGS", ""))]
 
 
 def sweep(launcher: Launcher, *arms: list[str]) -> None:
@@ -74,9 +73,9 @@ def evaluate(launcher: Launcher, sources: list[tuple[list[str], str]], *arms: li
 
 def trained(launcher: Launcher, signature: str) -> tuple[list[str], str]:
     """Overrides of a trained run, with those of the environment after them, and its name for `continue_from`."""
-    signature = signature.removeprefix("//sig/")
+    main, signature = main_of(launcher), signature.removeprefix("//sig/")
     try:
-        argv = list(launcher._main.get_argv_from_sig(signature))
+        argv = list(main.get_argv_from_sig(signature))
     except RuntimeError:
-        fatal(f"no experiment {signature} in {launcher._main.dora.dir}: check QAMDT_FROM and AUDIOCRAFT_DORA_DIR")
+        fatal(f"no experiment {signature} in {main.dora.dir}: check QAMDT_FROM and AUDIOCRAFT_DORA_DIR")
     return [*argv, *shlex.split(os.environ.get("QAMDT_ARGS", ""))], f"//sig/{signature}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from audiocraft_qamdt.sweeps.flops import masked_share
 from audiocraft_qamdt.sweeps.overrides import checked
+from audiocraft_qamdt.utils.dora import argv_of, main_of
 
 from ._explorers import QAMDTExplorer
 from ._sweep import recipe, sweep
@@ -18,6 +19,6 @@ PLAIN = ["masking.ratio=0", "masking.spread=0.0"]
 
 @QAMDTExplorer
 def explorer(launcher):
-    cfg = checked(launcher._main, [*launcher._argv, *recipe()]).cfg
+    cfg = checked(main_of(launcher), [*argv_of(launcher), *recipe()]).cfg
     updates = round(cfg.optim.updates_per_epoch * masked_share(cfg))
     sweep(launcher, [], PLAIN, [*PLAIN, f"optim.updates_per_epoch={updates}"])

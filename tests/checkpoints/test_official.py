@@ -92,7 +92,9 @@ def test_weights_scale_and_thresholds_arrive(tmp_path, state, overrides, ema):
 def test_the_export_generates_and_equals_the_published_network(tmp_path, state, overrides):
     out = import_official(save(tmp_path, state), tmp_path / "export", num_heads=4, overrides=overrides)
     model = QAMDT.get_pretrained(str(out), "cpu")
-    assert model.params.null_level == 3 and model.params.sampler == "ddim" and model.params.guidance.scale == 3.5
+    assert (
+        model.params.null_level == 3 and model.params.sampler == "ddim" and model.params.guidance.guidance_scale == 3.5
+    )
     audio = model.generate(["warm piano"], quality=5)
     assert audio.shape == (1, 1, 40960) and audio.isfinite().all() and audio.std() > 0
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from audiocraft.modules.conditioners import ConditioningProvider
 
-from audiocraft_qamdt.conditioning.attributes import to_levels
 from audiocraft_qamdt.conditioning.conditioners import QualityConditioner, WordsConditioner
 from audiocraft_qamdt.conditioning.fuser import ModelFuser
 
-from ..helpers.attributes import RULE, attributes
+from ..helpers.attributes import in_levels
+
+from audiocraft.modules.conditioners import ConditioningProvider
 
 
 def fuser(**methods):
@@ -25,7 +25,7 @@ def test_fuser_names_the_arguments_of_the_network():
         }
     )
     fuse = fuser(prepend=["quality_clip"], input_interpolate=["quality_frame"])
-    items = [to_levels(attributes(curve=[3.3, 4.3]), RULE, prefix=False) for _ in range(2)]
+    items = [in_levels(curve=(3.3, 4.3)) for _ in range(2)]
     conditions = fuse(provider(provider.tokenize(items)))
     assert conditions["context"].shape == (2, 3, 12) and conditions["context_mask"].shape == (2, 3)
     assert conditions["quality"]["clip"].tolist() == [3, 3]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from audiocraft.utils.cache import CachedBatchWriter
 
 from audiocraft_qamdt.data.cache import LatentBatchLoader, from_record, to_record
 from audiocraft_qamdt.data.dataset import QualityMusicDataset
 
 from ..helpers.audio_folder import make_folder
+
+from audiocraft.utils.cache import CachedBatchWriter
 
 
 @pytest.fixture

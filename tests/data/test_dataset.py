@@ -5,12 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from audiocraft_qamdt.conditioning.attributes import to_levels
 from audiocraft_qamdt.conditioning.conditioners import QualityConditioner
 from audiocraft_qamdt.data import dataset as module
 from audiocraft_qamdt.data.dataset import CURVE_RATE, QualityMusicDataset
@@ -113,7 +113,7 @@ def test_each_tokens_level_follows_the_cut(tmp_path):
     for index in range(16):
         _, info = dataset[index]
         starts.add(round(info.seek_time, 1))
-        text = to_levels(info.to_condition_attributes(), rule, prefix=False).text
+        text = replace(info, rule=rule).to_condition_attributes().text
         curve = QualityConditioner("frame").tokenize([text["quality_frame"]])  # [1, N]
         tokens = resample_levels(curve, steps)[0].tolist()
         edges = info.seek_time + np.arange(-1, steps + 2) * 0.064

@@ -9,14 +9,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-import flashy
 import numpy as np
 import pytest
 import soundfile
 import torch
-from audiocraft.utils.cache import CachedBatchWriter
 from torch import Tensor
 
 from audiocraft_qamdt.data.cache import LatentBatchLoader, to_record
@@ -24,6 +23,9 @@ from audiocraft_qamdt.data.dataset import QualityMusicDataset, QualityMusicInfo
 from audiocraft_qamdt.data.manifest import build_manifest, read_manifest, write_manifest
 from audiocraft_qamdt.latents.mdct import MDCTCodec
 from audiocraft_qamdt.quality.levels import QualityStatistics, level_rule
+
+import flashy
+from audiocraft.utils.cache import CachedBatchWriter
 
 RATE, SECONDS, CLIPS, SPACING = 16000, 0.512, 24, 100  # Hz, s, number, Hz between the marks of two clips
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,11 +83,11 @@ def check(audio: Tensor, infos: list[QualityMusicInfo]) -> list[int]:
     rule = level_rule("quantile", QualityStatistics.from_scores([pmos(clip) for clip in range(CLIPS)], "mark", "1"))
     clips = [heard(item) for item in audio]
     for clip, info in zip(clips, infos, strict=True):
-        text = info.to_condition_attributes().text
+        text = replace(info, rule=rule).to_condition_attributes().text
         assert text["description"] == f"clip {clip}" and Path(info.meta.path).stem == str(clip)
-        assert text["quality_clip"] == text["quality_prefix"] == text["quality_global"] == pytest.approx(pmos(clip))
-        assert text["quality_frame"] == pytest.approx([pmos(clip)] * len(text["quality_frame"]))
-        assert rule.level(text["quality_clip"]) == rule.level(pmos(clip))
+        assert info.pmos == info.pmos_track == pytest.approx(pmos(clip))
+        assert info.pmos_curve == pytest.approx([pmos(clip)] * len(info.pmos_curve))
+        assert text["quality_clip"] == rule.level(pmos(clip))
     return clips
 
 

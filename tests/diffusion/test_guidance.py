@@ -31,25 +31,27 @@ X, T = torch.zeros(1, 1, 2, 2), torch.tensor([500])
 
 
 def test_extrapolates_from_the_null_branch():
-    denoise = guided(Network(), COND, NULL, Guidance(scale=3.5))
+    denoise = guided(Network(), COND, NULL, Guidance(guidance_scale=3.5))
     null, cond = 2.0 + 1.0, 3.0 + 4.0
     assert torch.allclose(denoise(X, T), torch.full_like(X, null + 3.5 * (cond - null)))
 
 
 @pytest.mark.parametrize("scale, expected", [(1.0, 7.0), (0.0, 3.0)])
 def test_scale_one_is_conditional_and_zero_is_unconditional(scale, expected):
-    assert torch.allclose(guided(Network(), COND, NULL, Guidance(scale=scale))(X, T), torch.full_like(X, expected))
+    assert torch.allclose(
+        guided(Network(), COND, NULL, Guidance(guidance_scale=scale))(X, T), torch.full_like(X, expected)
+    )
 
 
 def test_scale_one_evaluates_once():
     network = Network()
-    guided(network, COND, NULL, Guidance(scale=1.0))(X, T)
+    guided(network, COND, NULL, Guidance(guidance_scale=1.0))(X, T)
     assert network.evaluated == 1
 
 
 def test_outside_the_interval_only_the_conditional_branch_is_evaluated():
     network = Network()
-    denoise = guided(network, COND, NULL, Guidance(scale=3.0, interval=(0.2, 0.6)))
+    denoise = guided(network, COND, NULL, Guidance(guidance_scale=3.0, guidance_interval=(0.2, 0.6)))
     assert torch.allclose(denoise(X, torch.tensor([700])), torch.full_like(X, 7.0)) and network.evaluated == 1
     assert torch.allclose(denoise(X, torch.tensor([400])), torch.full_like(X, 15.0)) and network.evaluated == 3
 
@@ -76,5 +78,5 @@ def test_branches_with_different_conditions_are_refused():
 
 @pytest.mark.parametrize("interval", [(0.5, 0.5), (-0.1, 1.0), (0.0, 1.5)])
 def test_bad_interval_is_named(interval):
-    with pytest.raises(ValueError, match="guidance.interval"):
-        Guidance(interval=interval)
+    with pytest.raises(ValueError, match="guidance_interval"):
+        Guidance(guidance_interval=interval)

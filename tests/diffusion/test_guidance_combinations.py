@@ -18,19 +18,21 @@ def branches(generator):
 
 def test_equal_weights_are_plain_guidance(branches):
     null, text, full = branches
-    plain = Combination(Guidance(scale=3.0))([null, full])
-    assert torch.allclose(Combination(Guidance(scale=3.0, quality_scale=3.0))([null, text, full]), plain, atol=1e-5)
+    plain = Combination(Guidance(guidance_scale=3.0))([null, full])
+    assert torch.allclose(
+        Combination(Guidance(guidance_scale=3.0, quality_scale=3.0))([null, text, full]), plain, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("scale, quality_scale, expected", [(1, 1, 2), (1, 0, 1), (0, 0, 0)])
 def test_weights_of_one_and_none_are_the_branches(branches, scale, quality_scale, expected):
-    guidance = Guidance(scale=scale, quality_scale=quality_scale)
+    guidance = Guidance(guidance_scale=scale, quality_scale=quality_scale)
     assert torch.allclose(Combination(guidance)(branches), branches[expected], atol=1e-5)
 
 
 def test_each_weight_moves_along_its_own_difference(branches):
     null, text, full = branches
-    combined = Combination(Guidance(scale=2.0, quality_scale=5.0))(branches)
+    combined = Combination(Guidance(guidance_scale=2.0, quality_scale=5.0))(branches)
     assert torch.allclose(combined, null + 2 * (text - null) + 5 * (full - text), atol=1e-5)
 
 
@@ -44,12 +46,12 @@ def test_three_branches_are_evaluated_only_where_the_weights_differ():
     conditions = [{"level": torch.tensor([value])} for value in (5.0, 1.0, 3.0)]  # full, null, text
     x, t = torch.zeros(1, 1, 2, 2), torch.tensor([500])
     for quality_scale, value in ((None, 9.0), (2.0, 9.0), (0.5, 6.0)):
-        guidance = Guidance(scale=2.0, quality_scale=quality_scale)
+        guidance = Guidance(guidance_scale=2.0, quality_scale=quality_scale)
         denoise = guided(network, conditions[0], conditions[1], guidance, text=conditions[2])
         assert torch.allclose(denoise(x, t), torch.full_like(x, value))
     assert seen == [2, 2, 3]
     with pytest.raises(ValueError, match="quality_scale.*missing"):
-        guided(network, conditions[0], conditions[1], Guidance(scale=2.0, quality_scale=1.0))
+        guided(network, conditions[0], conditions[1], Guidance(guidance_scale=2.0, quality_scale=1.0))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.0])
@@ -57,7 +59,7 @@ def test_rescale_is_diffusers(branches, share):
     null, _, full = branches
     theirs = ClassifierFreeGuidance(guidance_scale=4.0, guidance_rescale=share)
     theirs.set_state(step=0, num_inference_steps=10, timestep=torch.tensor(500))
-    ours = Combination(Guidance(scale=4.0, rescale=share))([null, full])
+    ours = Combination(Guidance(guidance_scale=4.0, guidance_rescale=share))([null, full])
     assert torch.allclose(ours, theirs.forward(full, null).pred, atol=1e-4)
 
 
@@ -78,7 +80,7 @@ def test_projection_is_diffusers(branches, generator, eta, momentum, norm):
         use_original_formulation=True,
     )
     theirs.momentum_buffer = MomentumBuffer(momentum) if momentum else None
-    ours = Combination(Guidance(scale=3.5, apg_eta=eta, apg_norm=norm, apg_momentum=momentum))
+    ours = Combination(Guidance(guidance_scale=3.5, apg_eta=eta, apg_norm=norm, apg_momentum=momentum))
     for step in range(3):
         null, full = torch.randn(2, 2, 4, 8, 3, generator=generator).unbind()
         theirs.set_state(step=step, num_inference_steps=10, timestep=torch.tensor(900 - step))
@@ -102,8 +104,14 @@ def test_limit_shortens_long_updates_only(branches):
 
 @pytest.mark.parametrize(
     "setting",
-    [{"rescale": 1.5}, {"rescale": -0.1}, {"apg_norm": -1.0}, {"scale": float("nan")}, {"apg_eta": float("inf")}],
+    [
+        {"guidance_rescale": 1.5},
+        {"guidance_rescale": -0.1},
+        {"apg_norm": -1.0},
+        {"guidance_scale": float("nan")},
+        {"apg_eta": float("inf")},
+    ],
 )
 def test_impossible_values_are_named(setting):
-    with pytest.raises(ValueError, match=f"guidance.{next(iter(setting))}"):
+    with pytest.raises(ValueError, match=f"{next(iter(setting))}="):
         Guidance(**setting)

@@ -18,7 +18,7 @@ import torch
 from audiocraft_qamdt.cli import main
 from audiocraft_qamdt.compat import CONFIG_ROOT
 from audiocraft_qamdt.generation import files
-from audiocraft_qamdt.generation.files import make_jobs, read_prompts
+from audiocraft_qamdt.generation.files import make_jobs, read_prompts, run_jobs
 from audiocraft_qamdt.generation.qamdt import QAMDT
 
 FAST = ["--steps", "2", "--duration", "1"]
@@ -72,7 +72,7 @@ def test_a_file_of_prompts_with_settings_in_each_line(run, tmp_path):
     known = [settings(tmp_path / "out" / f"{index:04d}.wav") for index in range(4)]
     assert [item["prompt"] for item in known] == ["strings", "piano", "drums", "drums"]
     assert (known[1]["quality"], known[1]["seed"], known[2]["pmos"], known[2]["sampler"]) == (5, 4, 3.2, "ddim")
-    assert (known[3]["negative_prompt"], known[3]["guidance"]["scale"], known[3]["seed"]) == ("noise", 2.0, 1)
+    assert (known[3]["negative_prompt"], known[3]["guidance_scale"], known[3]["seed"]) == ("noise", 2.0, 1)
     assert soundfile.info(tmp_path / "out" / "0002.wav").duration == pytest.approx(0.5)
 
 
@@ -80,6 +80,38 @@ def test_quality_of_one_clip_is_not_that_of_the_next_in_its_batch(run, trained, 
     (tmp_path / "p.jsonl").write_text('{"prompt": "a", "quality": 5}\n{"prompt": "b"}\n')
     run("--file", tmp_path / "p.jsonl", "--out", tmp_path / "out", *FAST)
     assert settings(tmp_path / "out" / "0001.wav")["quality"] is None
+
+
+def test_a_refused_clip_leaves_the_models_settings_alone(model, tmp_path):
+    before = model.params
+    jobs = make_jobs([{"prompt": "a", "steps": 2}, {"prompt": "b", "quality": 9}], tmp_path, None, {})
+    with pytest.raises(ValueError, match="levels go from 1 to 5"):
+        list(run_jobs(model, "m", jobs))
+    assert model.params == before
+
+
+def test_clips_that_nobody_waits_for_leave_the_models_settings_alone(model, tmp_path):
+    before = model.params
+    made = run_jobs(
+        model, "m", make_jobs([{"prompt": "a"}, {"prompt": "b"}], tmp_path, None, {"steps": 2}), batch_size=1
+    )
+    next(made)
+    made.close()
+    assert model.params == before
+
+
+def test_a_clip_made_by_an_earlier_version_is_not_made_again(run, tmp_path):
+    """Until 0.1.0 was released, guidance was a section of its own in the file beside a clip."""
+    run("piano", "--out", tmp_path / "x.wav", *FAST)
+    record = settings(tmp_path / "x.wav")
+    shorter = {"guidance_scale": "scale", "guidance_interval": "interval", "guidance_rescale": "rescale"}
+    shorter |= {name: name for name in ("quality_scale", "apg_eta", "apg_norm", "apg_momentum")}
+    record["guidance"] = {old: record.pop(name) for name, old in shorter.items()} | {"num_steps": 1000}
+    record["num_candidates"] = record.pop("candidates")
+    (tmp_path / "x.json").write_text(json.dumps(record))
+    before = (tmp_path / "x.wav").stat().st_mtime_ns
+    assert run("piano", "--out", tmp_path / "x.wav", *FAST)[0] == 0
+    assert (tmp_path / "x.wav").stat().st_mtime_ns == before
 
 
 def test_what_is_there_is_not_made_again_and_a_gap_is_filled_with_the_same(run, tmp_path, monkeypatch):
@@ -127,7 +159,7 @@ def test_reranking_keeps_the_candidate_that_agrees_best(run, tmp_path, monkeypat
     monkeypatch.setattr("audiocraft_qamdt.builders.get_clap", loudest)
     status, files = run("piano", "--candidates", 3, "--rerank", "clap", "--clap", "my/clap", "--out", tmp_path, *FAST)
     assert status == 0 and len(files) == 1 and set(asked) == {"my/clap"}
-    assert settings(tmp_path / "0000.wav")["num_candidates"] == 3
+    assert settings(tmp_path / "0000.wav")["candidates"] == 3
 
 
 def test_ctrl_c_leaves_no_half_file(trained, tmp_path):
@@ -245,7 +277,7 @@ def test_the_model_may_come_from_the_environment(trained, tmp_path, monkeypatch)
         ("not json", "p.jsonl:2: not JSON"),
         ('"piano"', 'p.jsonl:2: give an object with a "prompt"'),
         ('{"text": "piano"}', 'give an object with a "prompt"'),
-        ('{"prompt": "piano", "tempo": 90}', "p.jsonl:2: unknown tempo: choose among prompt, quality"),
+        ('{"prompt": "piano", "tempo": 90}', "p.jsonl:2: unknown tempo: choose among prompt, duration, quality"),
     ],
 )
 def test_bad_lines_of_prompts_are_named(tmp_path, line, message):

@@ -59,7 +59,7 @@ def test_windows_that_play_other_chords_are_joined_without_a_seam_and_concatenat
 def test_no_seam_where_windows_of_the_model_meet(model):
     model.set_generation_params(duration=SECONDS, steps=6)
     audio = model.generate(["piano"], 5)
-    layout = model.layout(audio.shape[-1])
+    layout = model.layout(model.params)
     assert len(layout.windows) > 5
     near, rest = at_borders(spectral_flux(audio), layout.windows)
     assert surprise(near, rest) <= 1.2
@@ -93,7 +93,7 @@ def test_each_window_is_told_the_quality_of_its_part(model):
     model.model.backbone.register_forward_pre_hook(record, with_kwargs=True)
     model.set_generation_params(duration=8.0, steps=1)
     model.generate(["piano"], [(0.0, 1.0), (8.0, 5.0)])
-    windows = model.layout(8 * 16000).windows
+    windows = model.layout(model.params).windows
     middles = [(start + stop) / 2 / model.codec.frame_rate for start, stop in windows]
     for levels, middle in zip(told, middles, strict=True):
         assert levels["clip"].item() == pytest.approx(1 + middle / 2, abs=0.05)
@@ -116,8 +116,8 @@ def test_fixed_positions_are_extended_by_windows(tmp_path):
     folder = make_folder(tmp_path / "audio", tracks=2)
     with solver_in(tmp_path, *TINY, f"folder={folder}", "mdt.positions=sincos", "optim.epochs=1") as solver:
         solver.restore()
-        solver.generator.set_generation_params(steps=2, duration=5.0)
-        assert solver.generator.generate(["piano"]).shape[-1] == 80000
+        solver.qamdt.set_generation_params(steps=2, duration=5.0)
+        assert solver.qamdt.generate(["piano"]).shape[-1] == 80000
 
 
 def test_an_hour_is_made_in_windows(model):

@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 import torch
 
-from audiocraft_qamdt.diffusion.guidance import Combination, Guidance
-from audiocraft_qamdt.generation.params import item_seeds
+from audiocraft_qamdt.diffusion.guidance import Combination
+from audiocraft_qamdt.diffusion.settings import Guidance
+from audiocraft_qamdt.generation.pipeline import item_seeds
 from audiocraft_qamdt.generation.qamdt import QAMDT, blend
 from audiocraft_qamdt.models.positions import cached_rotary_table
 
@@ -33,8 +34,8 @@ def test_same_seed_same_audio_other_seed_other_audio(model):
 
 def test_an_item_does_not_depend_on_its_batch(model):
     attributes = [model.request(text, 3) for text in ("piano", "a much longer description of a guitar", None)]
-    together = model.generate_from(attributes, [1, 2, 3])
-    alone = model.generate_from(attributes[:1], [1])
+    together = model.generate_from(attributes, [1, 2, 3], model.params)
+    alone = model.generate_from(attributes[:1], [1], model.params)
     assert torch.allclose(together[:1], alone, atol=1e-4)
 
 
@@ -91,11 +92,11 @@ def test_longer_than_fixed_positions_is_refused(tmp_path):
     folder = make_folder(tmp_path / "audio", tracks=2)
     with solver_in(tmp_path, *TINY, f"folder={folder}", "mdt.positions=sincos", "optim.epochs=1") as solver:
         solver.restore()
-        solver.generator.set_generation_params(steps=2, duration=1.0)
-        assert solver.generator.generate(["piano"]).shape[-1] == 16000
-        solver.generator.set_generation_params(duration=5.0, extend="rope")
+        solver.qamdt.set_generation_params(steps=2, duration=1.0)
+        assert solver.qamdt.generate(["piano"]).shape[-1] == 16000
+        solver.qamdt.set_generation_params(duration=5.0, extend="rope")
         with pytest.raises(ValueError, match="longer than the 2.56 s.*mdt.positions=rope"):
-            solver.generator.generate(["piano"])
+            solver.qamdt.generate(["piano"])
 
 
 def test_nothing_there_is_named(tmp_path):
@@ -109,15 +110,15 @@ def test_the_candidate_that_the_scorer_prefers_is_kept(model, monkeypatch):
     loudness = lambda audio, sample_rate, texts: signs * audio.square().mean((1, 2))  # noqa: E731
     monkeypatch.setattr("audiocraft_qamdt.builders.get_clap", lambda name, device: loudness)
     first = model.generate(["piano", "piano"])
-    model.set_generation_params(num_candidates=3, clap="loudness")
+    model.set_generation_params(candidates=3, clap="loudness")
     best = model.generate(["piano", "piano"])
     assert best.shape == first.shape
     assert (loudness(best, 16000, []) >= loudness(first, 16000, [])).all() and not torch.equal(best, first)
 
 
 def test_candidates_without_a_model_to_choose_with_are_refused(model):
-    model.set_generation_params(num_candidates=2)
-    with pytest.raises(ValueError, match="generate.candidates=2, but generate.clap names no model"):
+    model.set_generation_params(candidates=2)
+    with pytest.raises(ValueError, match="candidates=2, but clap names no model"):
         model.generate(["piano"])
 
 
@@ -146,14 +147,15 @@ def test_repeated_descriptions_are_other_clips_which_the_next_seeds_give(model):
 
 
 def test_pmos_asks_for_what_a_segment_of_that_pmos_was_told_in_training(model):
+    from audiocraft_qamdt.conditioning.attributes import write_prefix
+    from audiocraft_qamdt.data.attributes import to_levels
+
     from audiocraft.modules.conditioners import ConditioningAttributes
 
-    from audiocraft_qamdt.conditioning.attributes import to_levels
-    from audiocraft_qamdt.data.attributes import quality_attributes
-
+    assert model.text_prefix
     for pmos in (1.0, 3.0, 3.44, 3.9, 5.0):
-        segment = ConditioningAttributes(text={"description": "piano", **quality_attributes(pmos, None, pmos)})
-        told = to_levels(segment, model.rule, model.prefix)
+        levels = to_levels(pmos, None, pmos, model.rule)
+        told = write_prefix(ConditioningAttributes(text={"description": "piano", **levels}))
         assert model.request("piano", None, pmos).text.items() >= told.text.items()
     curve = model.request("piano", None, [(0, 3.0), (1, 4.2)]).text["quality_frame"]
     assert curve == sorted(curve) and {type(level) for level in curve} == {int} and curve[0] < curve[-1]
@@ -233,8 +235,9 @@ def test_the_branch_of_the_text_has_the_text_and_not_the_quality(model):
 
 def test_settings_reach_the_guidance(model):
     settings = {"guidance_scale": 2.0, "guidance_interval": (0.2, 0.8), "guidance_rescale": 0.5, "quality_scale": 1.5}
-    model.set_generation_params(**settings, apg_eta=0.0, apg_norm=1.0, apg_momentum=-0.5)
-    assert model.params.guidance == Guidance(2.0, (0.2, 0.8), 1000, 1.5, 0.5, 0.0, 1.0, -0.5)
+    settings |= {"apg_eta": 0.0, "apg_norm": 1.0, "apg_momentum": -0.5}
+    model.set_generation_params(**settings)
+    assert model.params.guidance == Guidance(**settings)
     assert model.generate(["piano"], 5).isfinite().all()
 
 
@@ -288,9 +291,10 @@ def test_inpainting_changes_the_part_and_nothing_else(model, tone):
 
 def test_what_is_kept_survives_the_latents(model, tone):
     """Before the crossfade, the generated clip itself holds the prompt: the codec is exact, the sampler keeps it."""
-    known = model._known(tone, 9600, 16000)
+    params = model.params.changed(duration=1.0)
+    known = model._known(tone, 9600, 16000, params)
     attributes = [model.request("piano", 5)] * 2
-    audio = model.generate_from(attributes, [1, 2], duration=1.0, known=known)
+    audio = model.generate_from(attributes, [1, 2], params, known=known)
     hop = model.codec.hop_length
     error = (audio - tone)[..., hop : 9600 - 4 * hop].square().mean().sqrt()
     assert error < 0.02 * tone.square().mean().sqrt()
@@ -346,11 +350,11 @@ def test_odd_prompts_give_music(model):
         ({"sampler": "plms"}, "sampler 'plms' is unknown.*ddim"),
         ({"steps": 0}, "steps=0"),
         ({"steps": 2.5}, "steps=2.5"),
-        ({"num_candidates": 0}, "num_candidates=0"),
+        ({"candidates": 0}, "candidates=0"),
         ({"seed": "x"}, "seed='x'"),
         ({"extend": "loop"}, "extend='loop'.*windows, rope"),
         ({"extend_stride": 0}, "extend_stride=0"),
-        ({"guidance_interval": (0.8, 0.2)}, "guidance.interval"),
+        ({"guidance_interval": (0.8, 0.2)}, "guidance_interval"),
     ],
 )
 def test_impossible_settings_are_named_when_they_are_set(model, setting, message):
@@ -388,12 +392,12 @@ def test_noise_of_the_steps_belongs_to_the_item_and_the_step(model):
     """With eta, too, a clip is the same in any batch, again and again; and eta is heard."""
     attributes = [model.request(text, 3) for text in ("piano", "a much longer description of a guitar", None)]
     model.set_generation_params(sampler="ddim", steps=4)
-    plain = model.generate_from(attributes[:1], [1])
+    plain = model.generate_from(attributes[:1], [1], model.params)
     model.set_generation_params(eta=1.0)
-    together = model.generate_from(attributes, [1, 2, 3])
-    alone = model.generate_from(attributes[:1], [1])
+    together = model.generate_from(attributes, [1, 2, 3], model.params)
+    alone = model.generate_from(attributes[:1], [1], model.params)
     assert torch.allclose(together[:1], alone, atol=1e-4)
-    assert torch.equal(model.generate_from(attributes[:1], [1]), alone)
+    assert torch.equal(model.generate_from(attributes[:1], [1], model.params), alone)
     assert not torch.allclose(alone, plain, atol=1e-3)
 
 
@@ -413,18 +417,18 @@ def test_eta_that_is_asked_of_a_sampler_without_noise_is_refused_and_a_recipes_l
 def test_the_unconditional_branch_can_say_low_quality_as_the_papers(model, monkeypatch, word, negative, text):
     """D(high, y) + w [D(high, y) − D(low, ∅)] in place of D(∅) + w [D(high, y) − D(∅)]."""
     seen = {}
-    model.prefix = True
+    model.text_prefix = True
     model.set_generation_params(null_prefix=word, null_level=1, negative_prompt=negative)
     encode = model.model.encode_conditions
     monkeypatch.setattr(
         model.model, "encode_conditions", lambda items: seen.setdefault(len(seen), items) and encode(items)
     )
     item = model.request("piano", 5)
-    model.branches([item], model.layout(16000))
+    model.branches([item], model.layout(model.params), model.params)
     assert seen[1][0].text["description"] == text and seen[1][0].text["quality_clip"] == 1
 
 
 def test_the_papers_guidance_is_ours_with_one_more():
     conditional, null = torch.randn(2, 1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    ours = Combination(Guidance(scale=4.5))([null, conditional])
+    ours = Combination(Guidance(guidance_scale=4.5))([null, conditional])
     assert torch.allclose(ours, conditional + 3.5 * (conditional - null), atol=1e-5)

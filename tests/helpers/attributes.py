@@ -1,11 +1,11 @@
-"""Attributes of an item in p-MOS, and the rule that turns them into levels."""
+"""Attributes of an item in levels, and the rule that turns its p-MOS into them."""
 
 from __future__ import annotations
 
-from audiocraft.modules.conditioners import ConditioningAttributes
-
-from audiocraft_qamdt.data.attributes import quality_attributes
+from audiocraft_qamdt.data.attributes import to_levels
 from audiocraft_qamdt.quality.levels import QualityStatistics, level_rule
+
+from audiocraft.modules.conditioners import ConditioningAttributes
 
 RULE = level_rule(
     "official",
@@ -24,5 +24,5 @@ RULE = level_rule(
 )
 
 
-def attributes(description="a warm piano", pmos=3.8, curve=None, track=4.3):
-    return ConditioningAttributes(text={"description": description, **quality_attributes(pmos, curve, track)})
+def in_levels(description="a warm piano", pmos=3.8, curve=None, track=4.3):
+    return ConditioningAttributes(text={"description": description, **to_levels(pmos, curve, track, RULE)})

@@ -3,14 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from audiocraft_qamdt.compat import prepare
+from audiocraft_qamdt.latents.compression import LatentCompressionModel
 from audiocraft_qamdt.latents.mdct import MDCTCodec
+from audiocraft_qamdt.utils import prepared
 
-prepare()
-
-from audiocraft.models.encodec import CompressionModel  # noqa: E402
-
-from audiocraft_qamdt.latents.compression import LatentCompressionModel  # noqa: E402
+from audiocraft.models.encodec import CompressionModel
 
 
 @pytest.fixture

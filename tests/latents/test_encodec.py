@@ -10,20 +10,18 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from audiocraft_qamdt.compat import prepare
 from audiocraft_qamdt.latents.encodec import EncodecCodec
+from audiocraft_qamdt.utils import prepared
 
-prepare()
-
-from audiocraft.models import builders  # noqa: E402
-from audiocraft.models.encodec import (  # noqa: E402
+from audiocraft.models import builders
+from audiocraft.models.encodec import (
     DAC,
     EncodecModel,
     HFEncodecCompressionModel,
     InterleaveStereoCompressionModel,
 )
-from audiocraft.modules import SEANetDecoder, SEANetEncoder  # noqa: E402
-from audiocraft.quantization import DummyQuantizer  # noqa: E402
+from audiocraft.modules import SEANetDecoder, SEANetEncoder
+from audiocraft.quantization import DummyQuantizer
 
 
 @pytest.fixture(autouse=True)

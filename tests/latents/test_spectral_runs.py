@@ -85,9 +85,9 @@ def test_the_four_stages_run_on_the_codecs_checkpoint(trained, folder, tmp_path)
 
 
 def test_audiocraft_finds_the_codec(trained):
-    from audiocraft.models.encodec import CompressionModel
-
     from audiocraft_qamdt.register import register
+
+    from audiocraft.models.encodec import CompressionModel
 
     register()
     model = CompressionModel.get_pretrained(f"spectral_vae:{trained[2] / 'checkpoint.th'}")

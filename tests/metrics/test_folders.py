@@ -44,7 +44,7 @@ def evaluate(tmp_path, generated, *more, out="out.json"):
     return code, json.loads((tmp_path / out).read_text()) if code == 0 else None
 
 
-METRICS = "fad:playground,is:playground,kl:playground,pmos:acoustic,silence"
+METRICS = "frechet:playground,inception:playground,kl:playground,pmos:acoustic,silence"
 
 
 def numbers(report):
@@ -69,7 +69,7 @@ def test_noise_is_worse_by_every_number(folders, tmp_path, capsys):
 def test_reference_statistics_are_kept_by_content(folders, tmp_path, caplog):
     clean, noisy, other = folders
     caplog.set_level("INFO")
-    options = ("--metrics", "fad:playground", "--no-extrapolate")
+    options = ("--metrics", "frechet:playground", "--no-extrapolate")
     _, first = evaluate(tmp_path, noisy, "--reference", clean, *options)
     assert "statistics from" not in caplog.text and len(list((tmp_path / "cache").iterdir())) == 1
     renamed = write(tmp_path / "renamed", 7, names="another_{:02d}.wav")
@@ -211,7 +211,7 @@ def spoil(folder, name, samples):
         (lambda folder: spoil(folder, "bad.wav", [0.0, math.nan]), [], "bad.wav: the audio holds NaN"),
         (lambda folder: spoil(folder, "bad.wav", []), [], "bad.wav.*"),
         (lambda folder: folder / "nothing", [], "nothing is not a folder"),
-        (lambda folder: folder, ["--metrics", "fad:playground"], "give --reference DIR"),
+        (lambda folder: folder, ["--metrics", "frechet:playground"], "give --reference DIR"),
         (
             lambda folder: folder,
             ["--metrics", "clap"],
@@ -232,7 +232,7 @@ def test_what_cannot_be_judged_is_named(folders, tmp_path, caplog, spoilt, more,
     folder.mkdir()
     spoil(folder, "good.wav", 0.1 * np.sin(np.arange(16000) / 10))
     more = [str(folders[2]) if option == "{other}" else option for option in more]
-    code, _ = evaluate(tmp_path, spoilt(folder), *(more or ["--metrics", "is:playground"]))
+    code, _ = evaluate(tmp_path, spoilt(folder), *(more or ["--metrics", "inception:playground"]))
     assert code == 2 and not (tmp_path / "out.json").exists()
     assert re.search(message, caplog.text), caplog.text
 
@@ -255,9 +255,15 @@ def test_names_are_the_same_in_both_unicode_forms(tmp_path):
 
 
 def test_metrics_are_parsed():
-    assert parse_metrics("fad:vggish=a/b.pth, fad:playground,silence") == (
+    assert parse_metrics("frechet:vggish=a/b.pth, frechet:playground,silence") == (
         {"frechet": ["vggish", "playground"], "silence": [""]},
         {"vggish": {"checkpoint": "a/b.pth"}},
     )
     with pytest.raises(ValueError, match="two checkpoints of vggish"):
-        parse_metrics("fad:vggish=a,is:vggish=b")
+        parse_metrics("frechet:vggish=a,inception:vggish=b")
+
+
+@pytest.mark.parametrize("old, name", [("fad", "frechet"), ("is", "inception")])
+def test_the_names_that_metrics_had_before_still_work_and_the_log_gives_the_new_one(old, name, caplog):
+    assert parse_metrics(f"{old}:playground")[0] == {name: ["playground"]}
+    assert f"--metrics {old}: this metric is called {name}" in caplog.text

@@ -126,7 +126,7 @@ def test_table_is_switched_by_name():
         ({"inception": ["vggist"]}, "unknown network 'vggist'.*playground"),
         ({"fid": True}, "unknown metric fid.*frechet"),
         ({"pmos": True}, "pmos: name the predictor"),
-        ({"kld": True}, "run in a solver only"),
+        ({"kld": True}, "kld is AudioCraft's own metric, which runs in a solver only.*ask for kl"),
     ],
 )
 def test_bad_switches_name_what_is_wrong(switches, message):

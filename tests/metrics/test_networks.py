@@ -17,6 +17,7 @@ from audiocraft_qamdt.metrics.networks import EncodecNetwork, Networks, Playgrou
 from audiocraft_qamdt.metrics.passt import VARIANTS, PasstNetwork
 from audiocraft_qamdt.metrics.table import Evaluation, Setup, build_metrics
 from audiocraft_qamdt.metrics.vggish import VGGish, VGGishNetwork, log_mel_examples, mel_matrix
+from audiocraft_qamdt.utils import prepared
 
 
 def audio(seconds: float, sample_rate: int = 16000, seed: int = 0) -> torch.Tensor:
@@ -86,9 +87,9 @@ def small_passt(tmp_path_factory):
 
 
 def test_small_passt_gives_audiocrafts_probabilities(small_passt):
-    from audiocraft.metrics.kld import PasstKLDivergenceMetric
-
     from audiocraft_qamdt.metrics.passt import safe_passt
+
+    from audiocraft.metrics.kld import PasstKLDivergenceMetric
 
     network = PasstNetwork(10, small_passt)
     assert (network.name, network.dim, network.classes) == ("passt-10s-small", 64, 527)
@@ -123,9 +124,9 @@ def test_audiocrafts_kld_flag_and_ours_are_one_number(tmp_path, monkeypatch):
     evaluation = Evaluation(metrics)
     evaluation.update(batch)
     found = {number.metric: number for number in evaluation.numbers(reference="set")}
-    assert found["kld"].value == pytest.approx(found["kl"].value, rel=1e-4) and found["kl"].value > 0
-    assert found["kld_qp"].value == pytest.approx(found["kl_reverse"].value, rel=1e-4)
-    assert (found["kld"].key, found["kl"].key) == ("kld_passt-20/set_n2", "kl_passt-20s/set_n2")
+    assert found["audiocraft_kld"].value == pytest.approx(found["kl"].value, rel=1e-4) and found["kl"].value > 0
+    assert found["audiocraft_kld_qp"].value == pytest.approx(found["kl_reverse"].value, rel=1e-4)
+    assert (found["audiocraft_kld"].key, found["kl"].key) == ("audiocraft_kld_passt-20/set_n2", "kl_passt-20s/set_n2")
 
 
 # ---- CLAP
@@ -166,8 +167,6 @@ publish("roberta-base", roberta)
 publish("facebook/bart-base", roberta)
 publish("bert-base-uncased", bert)
 
-from audiocraft_qamdt.compat import prepare
-prepare()
 import laion_clap
 import numpy as np
 module = laion_clap.CLAP_Module(enable_fusion=False, amodel="HTSAT-tiny", device="cpu")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from audiocraft_qamdt.models import linear as module
+from audiocraft_qamdt.models import cpu_kernels
 from audiocraft_qamdt.models.linear import Linear, linear
 
 SHAPES = [(6, 5, 17), (6, 17, 5), (6, 8, 8)]  # rows, in, out: wide, narrow, square
@@ -16,17 +16,17 @@ SHAPES = [(6, 5, 17), (6, 17, 5), (6, 8, 8)]  # rows, in, out: wide, narrow, squ
 @pytest.fixture
 def onednn(monkeypatch):
     """Small products take the oneDNN path too; calls to it are counted."""
-    if not module._HAS_ONEDNN:
+    if not cpu_kernels._HAS_ONEDNN:
         pytest.skip("this build of PyTorch has no oneDNN")
     calls = []
-    kernel = module._onednn
+    kernel = cpu_kernels._onednn
 
     def counted(*args):
         calls.append(1)
         return kernel(*args)
 
-    monkeypatch.setattr(module, "_MIN_PRODUCTS", 0)
-    monkeypatch.setattr(module, "_onednn", counted)
+    monkeypatch.setattr(cpu_kernels, "_MIN_PRODUCTS", 0)
+    monkeypatch.setattr(cpu_kernels, "_onednn", counted)
     return calls
 
 
@@ -72,12 +72,14 @@ def test_the_products_are_counted_by_torchs_counter(onednn):
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")
-@pytest.mark.parametrize("why", ["double", "autocast", "disabled", "small"])
+@pytest.mark.parametrize("why", ["double", "autocast", "disabled", "small", "switched off"])
 def test_everything_else_takes_the_plain_path(why, onednn, monkeypatch, generator):
     layer = Linear(8, 4).to(torch.float64 if why == "double" else torch.float32)
     x = torch.randn(2, 8, generator=generator, dtype=layer.weight.dtype)
     if why == "small":
-        monkeypatch.setattr(module, "_MIN_PRODUCTS", 2 * 8 * 4 + 1)
+        monkeypatch.setattr(cpu_kernels, "_MIN_PRODUCTS", 2 * 8 * 4 + 1)
+    if why == "switched off":
+        monkeypatch.setattr(cpu_kernels, "ENABLED", False)
     with torch.autocast("cpu", enabled=why == "autocast"), torch.backends.mkldnn.flags(enabled=why != "disabled"):
         y = layer(x)
     assert not onednn

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from audiocraft_qamdt.models import modulation as module
+from audiocraft_qamdt.models import cpu_kernels
 from audiocraft_qamdt.models.modulation import modulate
 
 
@@ -13,14 +13,14 @@ from audiocraft_qamdt.models.modulation import modulate
 def by_item(monkeypatch):
     """Small inputs go through the layer norm item by item too; those that do are counted."""
     calls = []
-    apply = module._ItemNorm.apply
+    apply = cpu_kernels._ItemNorm.apply
 
     def counted(*args):
         calls.append(1)
         return apply(*args)
 
-    monkeypatch.setattr(module, "_MIN_ITEM", 0)
-    monkeypatch.setattr(module._ItemNorm, "apply", counted)
+    monkeypatch.setattr(cpu_kernels, "_MIN_ITEM", 0)
+    monkeypatch.setattr(cpu_kernels._ItemNorm, "apply", counted)
     return calls
 
 
@@ -58,11 +58,13 @@ def test_no_tokens_give_no_tokens(by_item):
     assert modulate(torch.zeros(2, 0, 8), torch.zeros(2, 1, 8), torch.zeros(2, 1, 8)).shape == (2, 0, 8)
 
 
-@pytest.mark.parametrize("why", ["double", "small", "strided"])
+@pytest.mark.parametrize("why", ["double", "small", "strided", "switched off"])
 def test_everything_else_takes_the_plain_path(why, by_item, monkeypatch, generator):
     x, shift, scale = operands(generator, torch.float64 if why == "double" else torch.float32)
     if why == "small":
-        monkeypatch.setattr(module, "_MIN_ITEM", 5 * 8 + 1)
+        monkeypatch.setattr(cpu_kernels, "_MIN_ITEM", 5 * 8 + 1)
+    if why == "switched off":
+        monkeypatch.setattr(cpu_kernels, "ENABLED", False)
     if why == "strided":
         x = x.transpose(0, 1).contiguous().transpose(0, 1)
     torch.testing.assert_close(modulate(x, shift, scale), plain(x, shift, scale), atol=1e-5, rtol=1e-5)

@@ -40,7 +40,7 @@ def test_official_prefix_is_the_published_one():
     rule = level_rule("official", PUBLISHED)
     low, high = rule.word_boundaries
     assert (low, high) == pytest.approx((3.55, 4.05), abs=1e-9)
-    assert [rule.prefix(s) for s in (1, below(low), low, below(high), high, 5)] == [
+    assert [rule.word(s) for s in (1, below(low), low, below(high), high, 5)] == [
         "low",
         "low",
         "medium",
@@ -48,7 +48,7 @@ def test_official_prefix_is_the_published_one():
         "high",
         "high",
     ]
-    assert rule.prefix(3.55) == "low"
+    assert rule.word(3.55) == "low"
 
 
 @given(PMOS, STATISTICS)
@@ -81,8 +81,8 @@ def test_paper_level_three_is_the_mean_alone():
 def test_paper_prefix_has_gaps_between_its_words(pmos, word):
     """Low below μ − 2σ, medium within μ ± σ, high above μ + 2σ."""
     rule = level_rule("paper", statistics_of(3.0, 0.5))
-    assert rule.prefix(pmos) == word
-    assert prefixed("slow piano", rule.prefix(pmos)) == (f"{word} quality, slow piano" if word else "slow piano")
+    assert rule.word(pmos) == word
+    assert prefixed("slow piano", rule.word(pmos)) == (f"{word} quality, slow piano" if word else "slow piano")
 
 
 def test_even_levels_are_equal_steps():
@@ -108,7 +108,7 @@ def test_rules_are_total_and_never_fall(preset, first, second, statistics):
     low, high = sorted((first, second))
     assert rule.levels([low, high]) == sorted(rule.levels([low, high]))
     assert set(rule.levels([low, high])) <= set(LEVELS)
-    words = [word for word in (rule.prefix(low), rule.prefix(high)) if word]
+    words = [word for word in (rule.word(low), rule.word(high)) if word]
     assert words == sorted(words, key=WORDS.index)
 
 
@@ -127,7 +127,7 @@ def test_the_centre_of_a_level_has_that_level_and_the_ends_say_low_and_high(pres
     assume(preset not in ("quantile", "even") or len(set(statistics.quantiles)) == len(statistics.quantiles))
     rule = level_rule(preset, statistics)
     assert [rule.level(rule.centre(level)) for level in LEVELS] == list(LEVELS)
-    words = [rule.level_prefix(level) for level in LEVELS]
+    words = [rule.level_word(level) for level in LEVELS]
     assert words == sorted(words, key=WORDS.index)
     assert (words[0], words[-1]) == ("low", "high")
 
@@ -136,7 +136,7 @@ def test_constant_scores_are_in_the_middle():
     statistics = QualityStatistics.from_scores([3.0] * 7, "constant", "3")
     for preset in ("official", "paper"):
         rule = level_rule(preset, statistics)
-        assert (rule.level(3.0), rule.prefix(3.0)) == (3, "medium")
+        assert (rule.level(3.0), rule.word(3.0)) == (3, "medium")
     with pytest.raises(ValueError, match="'quantile' needs increasing boundaries.*choose the preset 'official'"):
         level_rule("quantile", statistics)
 
@@ -150,9 +150,9 @@ def test_unknown_preset_lists_the_known_ones():
     "call, message",
     [
         (lambda rule: rule.level(math.nan), "NaN"),
-        (lambda rule: rule.prefix(math.nan), "NaN"),
+        (lambda rule: rule.word(math.nan), "NaN"),
         (lambda rule: rule.centre(0), "from 1 to 5, got 0"),
-        (lambda rule: rule.level_prefix(2.5), "from 1 to 5, got 2.5"),
+        (lambda rule: rule.level_word(2.5), "from 1 to 5, got 2.5"),
     ],
 )
 def test_values_without_a_level_are_refused(call, message):

@@ -74,18 +74,20 @@ def test_what_is_missing_is_said_and_text_is_escaped(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "asked, pmos, rule, level",
+    "asked, quality, rule, level",
     [
-        (None, 4.9, True, 5),
-        (2, 4.9, True, 2),
-        (None, 4.9, False, None),
-        (None, None, True, None),
-        (4.6, None, False, 5),
+        pytest.param(None, 4, True, 4, id="level of the reference"),
+        pytest.param(2, 4, True, 2, id="level that was asked for"),
+        pytest.param(4.6, None, False, 5, id="fraction that was asked for"),
+        pytest.param(None, 4, False, 4, id="level without a rule"),
+        pytest.param(None, None, True, None, id="unknown"),
+        pytest.param(None, 4.9, True, 5, id="p-MOS of samples made before"),
+        pytest.param(None, 4.9, False, None, id="p-MOS without a rule"),
     ],
 )
-def test_level_is_what_was_asked_for_else_that_of_the_reference(tmp_path, asked, pmos, rule, level):
+def test_level_is_what_was_asked_for_else_that_of_the_reference(tmp_path, asked, quality, rule, level):
     statistics = QualityStatistics.from_scores([1.0, 2.0, 3.0, 4.0, 5.0], "test", "1", 0)
-    conditioning = {"description": "slow piano", "quality_frame": [pmos], "quality_clip": pmos}
+    conditioning = {"description": "slow piano", "quality_frame": [quality], "quality_clip": quality}
     fields = {"conditioning": conditioning, "generation_args": {"quality": asked}, "epoch": 3}
     (tmp_path / "clip_a.b.json").write_text(json.dumps(fields))
     (tmp_path / "clip_a.b.wav").touch()

@@ -133,9 +133,9 @@ def test_the_table_shows_what_a_real_history_holds(killed_and_resumed):
     shown = explorer.process_sheep(sheep, sheep.history)
     assert shown["train"]["epoch"] == 3 and shown["train"]["minutes"] > 0 and shown["train"]["ping"]
     assert shown["valid"]["loss"] == history(path)[-1]["valid"]["loss"]
-    assert set(shown["evaluate"]) == {"fad", "kl", "is", "pmos", "silent"}
+    assert set(shown["evaluate"]) == {"frechet", "kl", "inception", "pmos", "silent"}
     frechet = [value for key, value in history(path)[-1]["evaluate"].items() if key.startswith("frechet_playground")]
-    assert [shown["evaluate"]["fad"]] == frechet
+    assert [shown["evaluate"]["frechet"]] == frechet
 
 
 @pytest.mark.slow

@@ -322,7 +322,9 @@ def calibrate(
         shares = [how.clean] + [how.share] * (len(severities) - 1)
         at = [point.quantile(share).item() for point, share in zip(points, shares, strict=True)]
         scaled = [round(how.start + (1 - how.start) * severity, 3) for severity in severities]
-        knots[name] = [(0.0, 0.0)] * (how.start > 0) + _rising(at, scaled)
+        knots[name] = _rising(at, scaled)
+        if how.start > 0:
+            knots[name].insert(0, (0.0, 0.0))
     return knots
 
 

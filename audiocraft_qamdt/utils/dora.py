@@ -1,0 +1,73 @@
+"""Everything that reaches into Dora's private names: Dora 0.1 has no public ones for these."""
+
+from __future__ import annotations
+
+import typing as tp
+from pathlib import Path
+
+from dora.explore import Herd, Launcher
+from dora.grid import _filter_grid_sheeps
+
+
+def base_config(main: tp.Any) -> tp.Any:
+    """Return the config of a decorated `main` without overrides."""
+    return main._base_cfg
+
+
+def config_groups(main: tp.Any) -> tp.Collection[str]:
+    """Return the names of the config's groups, whose overrides choose a file."""
+    return main._config_groups
+
+
+def grids_folder(main: tp.Any) -> Path:
+    """Return the folder that holds a folder of links to experiments for each grid."""
+    return main.dora.dir / main.dora._grids
+
+
+def select_experiments(patterns: tp.Sequence[str], main: tp.Any, experiments: list[tp.Any]) -> list[tp.Any]:
+    """Select experiments of a grid as `dora grid` does: by parts of names, `!part` to exclude, or indices."""
+    return _filter_grid_sheeps(list(patterns), main, experiments)
+
+
+def main_of(launcher: Launcher) -> tp.Any:
+    """Return the decorated `main` whose experiments a grid's launcher schedules."""
+    return launcher._main
+
+
+def argv_of(launcher: Launcher) -> list[str]:
+    """Return the overrides that a launcher gives every experiment."""
+    return list(launcher._argv)
+
+
+def copy_of(launcher: Launcher) -> Launcher:
+    """Return a launcher with the same overrides, which further ones do not change."""
+    return launcher._copy()
+
+
+def scheduled(launcher: Launcher) -> list[tp.Any]:
+    """Wait until all experiments of a launcher are scheduled, and return them.
+
+    Raises:
+        Exception: whatever Hydra raised for an override, in the wrapping of Dora's process pool.
+    """
+    for pending in launcher._herd._pendings:
+        pending.result()
+    return list(launcher._herd.sheeps.values())
+
+
+class _Recorder(Herd):
+    """Keeps what a grid would launch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.argvs: list[list[str]] = []
+
+    def add_sheep(self, shepherd: tp.Any, argv: list[str], *args: tp.Any, **kwargs: tp.Any) -> None:
+        self.argvs.append(argv)
+
+
+def recorded(explore: tp.Callable[[Launcher], None], launcher: Launcher) -> list[list[str]]:
+    """Return the overrides of every experiment that `explore` would launch; none is scheduled."""
+    recorder = _Recorder()
+    explore(Launcher(launcher._shepherd, launcher._slurm, recorder, launcher._argv))
+    return recorder.argvs

@@ -1,0 +1,17 @@
+"""Change of a module's attribute for as long as somebody else's code looks it up there."""
+
+from __future__ import annotations
+
+import typing as tp
+from contextlib import contextmanager
+
+
+@contextmanager
+def replaced(owner: tp.Any, name: str, value: tp.Any) -> tp.Iterator[None]:
+    """Let `owner.name` be `value` inside the context; what was there is put back, whatever is raised."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
