@@ -23,7 +23,7 @@ from audiocraft_qamdt.utils import prepared
 from .compat import CONFIG_ROOT, check_attention_backend
 from .register import register
 from .slurm.team import training_parameters
-from .utils.dora import base_config
+from .utils.dora import base_config, read_arguments_by
 from .utils.errors import reporting
 from .utils.quoting import quoted
 
@@ -194,7 +194,7 @@ def _report_uncaught(kind: type[BaseException], error: BaseException, trace: tp.
 
 _get_xp = main.get_xp
 main.get_xp = lambda argv: _get_xp(_overrides(argv))
-main._get_argv = _quoted_argv
+read_arguments_by(main, _quoted_argv)
 if Path(sys.argv[0]).name == "dora" or Path(sys.argv[0]).parent.name == "dora":
     sys.excepthook = _report_uncaught
 main.dora.dir = AudioCraftEnvironment.get_dora_dir()

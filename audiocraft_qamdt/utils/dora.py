@@ -19,6 +19,11 @@ def config_groups(main: tp.Any) -> tp.Collection[str]:
     return main._config_groups
 
 
+def read_arguments_by(main: tp.Any, read: tp.Callable[[], list[str]]) -> None:
+    """Let a decorated `main` take its overrides from a function, not from `sys.argv`."""
+    main._get_argv = read
+
+
 def grids_folder(main: tp.Any) -> Path:
     """Return the folder that holds a folder of links to experiments for each grid."""
     return main.dora.dir / main.dora._grids
