@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from audiocraft_qamdt.data.manifest import read_manifest, read_quality, write_sidecar_key
 from audiocraft_qamdt.data.metadata import KINDS, read_metadata
-from audiocraft_qamdt.generation.files import SETTINGS, read_prompts
+from audiocraft_qamdt.generation.files import read_prompts
+from audiocraft_qamdt.generation.params import KNOBS
 from audiocraft_qamdt.metrics.texts import read_captions
 from audiocraft_qamdt.quality.levels import QualityStatistics
 from audiocraft_qamdt.utils import reading
@@ -117,7 +118,7 @@ def test_quality_files(tmp_path, content):
 
 
 @EXAMPLES
-@given(content=damaged(rows_of("prompt", *SETTINGS)), suffix=st.sampled_from([".jsonl", ".txt", ".JSONL"]))
+@given(content=damaged(rows_of("prompt", *KNOBS)), suffix=st.sampled_from([".jsonl", ".txt", ".JSONL"]))
 def test_prompts(tmp_path, content, suffix):
     path = tmp_path / f"prompts{suffix}"
     path.write_bytes(content)
