@@ -23,6 +23,7 @@ from .data.dataset import QualityMusicDataset
 from .data.manifest import read_manifest
 from .diffusion.objective import DiffusionObjective, NoiseSchedule
 from .latents.codec import LatentCodec
+from .models.backbone import Backbone
 from .models.mdt import MaskedDiffusionTransformer
 from .quality.levels import STATISTICS_FILE, LevelRule, QualityStatistics, level_rule
 from .utils.patching import replaced
@@ -263,14 +264,38 @@ def latent_frames(cfg: DictConfig, codec: LatentCodec) -> int:
     return codec.num_frames(round(cfg.dataset.segment_duration * codec.sample_rate))
 
 
-def get_backbone(cfg: DictConfig, codec: LatentCodec) -> MaskedDiffusionTransformer:
-    """Return the network of a solver config, for the latents of `codec`."""
-    return MaskedDiffusionTransformer(
+_OF_ANY_NETWORK = ("context_dim", "unknown_level", "checkpointing", "pooled_text")
+"""Keys of `mdt` that hold for the U-Net, too."""
+
+
+def _transformer(cfg: DictConfig, **shape: tp.Any) -> Backbone:
+    return MaskedDiffusionTransformer(**shape, **dict_from_config(cfg.mdt))
+
+
+def _unet(cfg: DictConfig, **shape: tp.Any) -> Backbone:
+    from .models.unet import UNet  # diffusers' U-Net: seconds to import
+
+    return UNet(**shape, **dict_from_config(cfg.unet), **{key: cfg.mdt[key] for key in _OF_ANY_NETWORK})
+
+
+BACKBONES: dict[str, tp.Callable[..., Backbone]] = {"mdt": _transformer, "unet": _unet}
+
+
+def get_backbone(cfg: DictConfig, codec: LatentCodec) -> Backbone:
+    """Return the network of a solver config, for the latents of `codec`.
+
+    Raises:
+        ValueError: an unknown `backbone`.
+    """
+    name = cfg.get("backbone", "mdt")  # models trained before do without this key
+    if name not in BACKBONES:
+        raise ValueError(f"backbone={name!r} is unknown: choose one of {', '.join(BACKBONES)}")
+    return BACKBONES[name](
+        cfg,
         latent_channels=codec.latent_channels,
         latent_bins=codec.latent_bins,
         latent_frames=latent_frames(cfg, codec),
         quality=get_fuser(cfg.fuser).quality_granularities(),
-        **dict_from_config(cfg.mdt),
     )
 
 

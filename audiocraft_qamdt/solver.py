@@ -323,8 +323,10 @@ class QAMDTSolver(MusicGenSolver):
         timesteps = self.objective.draw_timesteps(len(latents), generator)
         noise = torch.randn(latents.shape, generator=generator, device=self.device)
         grid = self.model.backbone.grid(latents.shape[2])
-        low, high = self.cfg.masking.ratio, self.cfg.masking.ratio + self.cfg.masking.spread
-        mask = draw_mask(self.cfg.masking.kind, len(latents), grid, (low, high), generator, self.device)
+        mask = None
+        if grid is not None:  # a U-Net has no tokens to hide
+            low, high = self.cfg.masking.ratio, self.cfg.masking.ratio + self.cfg.masking.spread
+            mask = draw_mask(self.cfg.masking.kind, len(latents), grid, (low, high), generator, self.device)
         return Draws(noise, timesteps, mask)
 
     def _draw_fixed(self, idx: int, latents: Tensor) -> Draws:

@@ -52,12 +52,13 @@ def test_what_the_sweeps_launch_and_share(tmp_path):
     assert len(set(runs["controls"]) & set(runs["mos_granularity"])) == 2, "and the one that knows no quality"
 
 
-@pytest.mark.parametrize("name, count", [("negative_prompt", 3), ("patch_size", 5)])
+@pytest.mark.parametrize("name, count", [("negative_prompt", 3), ("patch_size", 5), ("filtering", 5), ("backbone", 4)])
 def test_ablations_of_the_paper_share_what_they_can(name, count, tmp_path):
     runs = launched(name, tmp_path)
     assert len(runs) == count
-    if name == "negative_prompt":
+    if name != "patch_size":
         assert len(set(runs) & set(launched("controls", tmp_path))) == 2, "text alone, and quality"
+    if name == "negative_prompt":
         assert any("low quality" in argument for argv in runs.values() for argument in argv)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from audiocraft_qamdt.utils import prepared
 
 from ..data.attributes import QUALITY
+from ..models.backbone import Backbone, resample_levels
 from ..models.masking import TokenMask
-from ..models.mdt import MaskedDiffusionTransformer, resample_levels
 from .conditioners import QualityConditioner
 from .fuser import ModelFuser
 
@@ -22,7 +22,7 @@ CURVE = "curve"
 
 
 class QAMDTModel(nn.Module):
-    """Masked diffusion transformer plus AudioCraft's conditioning provider.
+    """The network plus AudioCraft's conditioning provider.
 
     Args:
         backbone: the network.
@@ -30,9 +30,7 @@ class QAMDTModel(nn.Module):
         fuser: maps each condition to its place in the network.
     """
 
-    def __init__(
-        self, backbone: MaskedDiffusionTransformer, condition_provider: ConditioningProvider, fuser: ModelFuser
-    ) -> None:
+    def __init__(self, backbone: Backbone, condition_provider: ConditioningProvider, fuser: ModelFuser) -> None:
         super().__init__()
         self.backbone = backbone
         self.condition_provider = condition_provider

@@ -76,6 +76,8 @@ class QualityMusicDataset(MusicDataset):
             loader (see `data.weights.share_of_other_labels`).
         share: of the tracks, in (0, 1], that are kept; None = all.
         share_by: which ones, of `SHARES`; the same number and always the same ones.
+        filter_below: leave tracks out whose p-MOS is below this, a number or "mean" (of all tracks); None = none.
+        filter_share: of those, in [0, 1], are left out: random ones, always the same, those of a smaller share first.
         kwargs: of `MusicDataset`.
     Raises:
         ValueError: an unknown `caption` or `share_by`, a share that keeps nothing, or more than have a p-MOS.
@@ -91,6 +93,8 @@ class QualityMusicDataset(MusicDataset):
         shuffle_quality: bool | str = False,
         share: float | None = None,
         share_by: str = "pmos",
+        filter_below: float | str | None = None,
+        filter_share: float = 1.0,
         **kwargs: tp.Any,
     ) -> None:
         if caption not in CAPTIONS:
@@ -98,6 +102,7 @@ class QualityMusicDataset(MusicDataset):
         # AudioCraft merges other fields into the description while it reads it: with another text, that comes after.
         self._merge_text_p = kwargs.pop("merge_text_p", 0.0) if caption != "refined" else 0.0
         meta = meta if share is None else _share(meta, share, share_by)
+        meta = meta if filter_below is None else _filtered(meta, filter_below, filter_share)
         super().__init__(meta, *args, info_fields_required=info_fields_required, **kwargs)
         self.caption = caption
         self.rule: Rule | None = None  # set when the statistics of the training data are known
@@ -216,7 +221,7 @@ class PublishedRedraw:
 
     def __init__(self, paths: list[str]) -> None:
         self.paths = sorted(paths)
-        scored = {path: quality.pmos for path in self.paths if (quality := _cached_quality(path)) is not None}
+        scored = _scores(self.paths)
         self.taken = {path: acceptance(scored[path]) if path in scored else 0.0 for path in self.paths}
         self.cumulative = list(itertools.accumulate(self.taken.values()))
         other = 1 - self.cumulative[-1] / len(self.paths)
@@ -241,7 +246,7 @@ def _share(meta: list[AudioMeta], share: float, share_by: str) -> list[AudioMeta
         order = torch.randperm(len(paths), generator=keyed_generator("share")).tolist()
         kept = {paths[index] for index in order[:count]}
     else:
-        scores = {path: quality.pmos for path in paths if (quality := _cached_quality(path)) is not None}
+        scores = _scores(paths)
         if len(scores) < count:
             raise ValueError(
                 f"dataset.train.share={share} keeps the best {count} of {len(meta)} tracks, but only {len(scores)} "
@@ -249,6 +254,30 @@ def _share(meta: list[AudioMeta], share: float, share_by: str) -> list[AudioMeta
             )
         kept = set(sorted(scores, key=lambda path: (-scores[path], path))[:count])
     return [track for track in meta if track.path in kept]
+
+
+def _filtered(meta: list[AudioMeta], below: float | str, share: float) -> list[AudioMeta]:
+    """Leave out a share of the tracks whose p-MOS is below a value; those without a score stay."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"dataset.train.filter_share={share}: give a share in [0, 1]")
+    scores = _scores(sorted(track.path for track in meta))
+    if not scores:
+        raise ValueError(f"dataset.train.filter_below={below}: no track has a p-MOS, run `qamdt annotate`")
+    if isinstance(below, str) and below != "mean":
+        raise ValueError(f"dataset.train.filter_below={below!r}: give a p-MOS, or mean")
+    limit = sum(scores.values()) / len(scores) if isinstance(below, str) else below
+    low = [path for path, score in scores.items() if score < limit]
+    order = torch.randperm(len(low), generator=keyed_generator("filter")).tolist()
+    left_out = {low[index] for index in order[: round(share * len(low))]}
+    logger.info("%d of %d tracks with a p-MOS below %.2f are left out", len(left_out), len(low), limit)
+    if len(left_out) == len(meta):
+        raise ValueError(f"dataset.train.filter_below={below} leaves no track: give a lower p-MOS or filter_share")
+    return [track for track in meta if track.path not in left_out]
+
+
+def _scores(paths: list[str]) -> dict[str, float]:
+    """p-MOS of the tracks that have one."""
+    return {path: quality.pmos for path in paths if (quality := _cached_quality(path)) is not None}
 
 
 def _shuffled(paths: list[str]) -> dict[str, str]:

@@ -151,15 +151,15 @@ class Pipeline:
         if samples < 1:
             raise ValueError(f"duration={params.duration}: shorter than a sample")
         needed, trained = self.codec.num_frames(samples), self.model.backbone.latent_frames
-        rope = self.model.backbone.positions == "rope"
+        any_length = self.model.backbone.any_length
         if needed <= trained:
-            frames = needed if rope else trained  # sincos positions are fixed: the rest is generated and cut off
+            frames = needed if any_length else trained  # sincos positions are fixed: the rest is generated and cut off
             return Layout(samples, frames, [(0, frames)])
         if params.extend == "windows":
             seconds = params.extend_stride
             stride = trained // 2 if seconds is None else round(seconds * self.codec.frame_rate)
             return Layout(samples, needed, plan_windows(needed, trained, max(1, stride)))
-        if not rope:
+        if not any_length:
             raise ValueError(
                 f"duration={params.duration:.2f} s is longer than the "
                 f"{trained / self.codec.frame_rate:.2f} s that the model's positions cover: set extend=windows, or "

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .backbone import Backbone, QualityLevels, check_text, resample_levels
 from .layers import FEED_FORWARD, Block, FinalLayer, LevelEmbedding, Text, TimestepEmbedding, take
 from .linear import Linear
 from .masking import TokenMask
 from .patching import PatchEmbed, PatchGrid, unpatchify
 from .positions import Rotary, cached_rotary_table, rotary_table, sincos_table, take_rotary
 
-GRANULARITIES = ("global", "clip", "frame", "adaln")
 POSITIONS = ("sincos", "rope")
 
 
@@ -31,7 +31,7 @@ class ProjectedContext(NamedTuple):
     pooled: Tensor | None = None
 
 
-class MaskedDiffusionTransformer(nn.Module):
+class MaskedDiffusionTransformer(Backbone):
     """Predicts the diffusion target of latents from their noisy version, the timestep, a text and quality levels.
 
     Quality levels (1…num_levels, fractions interpolate, 0 = unknown) enter as any subset of: `clip`, one token before
@@ -90,11 +90,9 @@ class MaskedDiffusionTransformer(nn.Module):
         checkpointing: bool = False,
         pooled_text: bool = False,
     ) -> None:
-        super().__init__()
-        self.latent_channels, self.latent_bins, self.latent_frames = latent_channels, latent_bins, latent_frames
+        super().__init__(latent_channels, latent_bins, latent_frames, quality, num_levels, unknown_level)
         self.head_dim = dim // num_heads
         self.positions, self.position_scale, self.ffn = positions, position_scale, ffn
-        self.quality, self.num_levels, self.unknown_level = tuple(quality), num_levels, unknown_level
         self.side_prefix, self.checkpointing = side_prefix, checkpointing
         self.prefix_tokens = 1 if "clip" in self.quality else 0  # tokens before the patches
         self._check_arguments(dim, depth, decoder_depth, num_heads)
@@ -120,14 +118,11 @@ class MaskedDiffusionTransformer(nn.Module):
 
     def _check_arguments(self, dim: int, depth: int, decoder_depth: int, num_heads: int) -> None:
         multiple = 4 if self.positions == "sincos" else 4 * num_heads
-        known = set(self.quality) <= set(GRANULARITIES) and len(set(self.quality)) == len(self.quality)
         problems = []
         if self.ffn not in FEED_FORWARD:
             problems.append(f"ffn={self.ffn!r} is not one of {', '.join(FEED_FORWARD)}")
         if self.positions not in POSITIONS:
             problems.append(f"positions={self.positions!r} is not one of {', '.join(POSITIONS)}")
-        if not known:
-            problems.append(f"quality={self.quality} must name some of {', '.join(GRANULARITIES)}, each once")
         if dim % num_heads:
             problems.append(f"dim={dim} is not a multiple of num_heads={num_heads}")
         if dim % multiple:
@@ -173,6 +168,11 @@ class MaskedDiffusionTransformer(nn.Module):
 
     # ---- what a caller asks
 
+    @property
+    def any_length(self) -> bool:
+        """Tell whether it takes latents of other lengths than `latent_frames`: with rope."""
+        return self.positions == "rope"
+
     def grid(self, frames: int) -> tuple[int, int]:
         """Return the rows (time) and columns (bins) of tokens for latents with this many frames."""
         return self.patch_embed.grid(frames, self.latent_bins).shape
@@ -189,7 +189,7 @@ class MaskedDiffusionTransformer(nn.Module):
             context_mask: [B, L], nonzero = a token, zero = padding; None = no padding.
         """
         text = self._embed_text(context, context_mask)
-        pooled = self._pool_text(context, context_mask)
+        pooled = self.pool_text(context, context_mask)
         ins, outs, decoders, sides = (
             tuple(cast(Block, block).cross_attn.project(text) for block in group) for group in self._block_groups()
         )
@@ -203,7 +203,7 @@ class MaskedDiffusionTransformer(nn.Module):
         t: Tensor,
         context: Tensor | ProjectedContext | None = None,
         context_mask: Tensor | None = None,
-        quality: Tensor | dict[str, Tensor] | None = None,
+        quality: QualityLevels = None,
         mask: TokenMask | None = None,
     ) -> Tensor:
         """Predict the diffusion target.
@@ -223,7 +223,7 @@ class MaskedDiffusionTransformer(nn.Module):
             ValueError: for shapes, levels or granularities that do not fit the model.
         """
         grid = self._check_latents(x, mask)
-        levels = self._levels(quality, x)
+        levels = self.levels(quality, x)
         time = self.time_embed(t)  # [B, D]
         if "adaln" in levels:
             time = time + self.quality_embed["adaln"](levels["adaln"])
@@ -306,11 +306,7 @@ class MaskedDiffusionTransformer(nn.Module):
     # ---- conditions and checks
 
     def _check_latents(self, x: Tensor, mask: TokenMask | None) -> PatchGrid:
-        if x.ndim != 4 or x.shape[1] != self.latent_channels or x.shape[3] != self.latent_bins:
-            raise ValueError(
-                f"latents of shape {tuple(x.shape)} do not fit a model of latent_channels={self.latent_channels} and "
-                f"latent_bins={self.latent_bins}: [B, {self.latent_channels}, T, {self.latent_bins}] is expected"
-            )
+        self.check_latents(x)
         if self.positions == "sincos" and x.shape[2] != self.latent_frames:
             raise ValueError(
                 f"latents of {x.shape[2]} frames do not fit positions='sincos', whose tables are made for "
@@ -323,20 +319,8 @@ class MaskedDiffusionTransformer(nn.Module):
         return grid
 
     def _embed_text(self, context: Tensor, context_mask: Tensor | None) -> Text:
-        shape, width = tuple(context.shape), self.context_embed.in_features
-        if len(shape) != 3 or shape[2] != width:
-            raise ValueError(f"context of shape {shape} does not fit [B, L, context_dim={width}]")
-        if context_mask is not None and context_mask.shape != shape[:2]:
-            raise ValueError(f"context_mask of shape {tuple(context_mask.shape)} does not fit context of shape {shape}")
+        check_text(context, context_mask, self.context_embed.in_features)
         return Text(self.context_embed(context), None if context_mask is None else context_mask != 0)
-
-    def _pool_text(self, context: Tensor, context_mask: Tensor | None) -> Tensor | None:
-        """Projected mean of the states that are no padding [B, D]; zero where there is no text."""
-        if self.pooled_embed is None:
-            return None
-        mask = torch.ones(context.shape[:2], device=context.device) if context_mask is None else context_mask != 0
-        share = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)  # [B, L]
-        return self.pooled_embed(torch.einsum("bl,bld->bd", share.to(context.dtype), context))
 
     def _texts(self, context: Tensor | ProjectedContext | None, context_mask: Tensor | None) -> ProjectedContext:
         if isinstance(context, ProjectedContext):
@@ -345,7 +329,7 @@ class MaskedDiffusionTransformer(nn.Module):
             return context
         # Each block projects the text itself: its weights are used inside it only, as FSDP and checkpointing need.
         text = None if context is None else self._embed_text(context, context_mask)
-        pooled = None if context is None else self._pool_text(context, context_mask)
+        pooled = None if context is None else self.pool_text(context, context_mask)
         ins, outs, decoders, sides = ((text,) * len(group) for group in self._block_groups())
         return ProjectedContext(ins, outs, decoders, sides, pooled)
 
@@ -357,40 +341,6 @@ class MaskedDiffusionTransformer(nn.Module):
             return None
         table = rotary_table if torch.compiler.is_compiling() else cached_rotary_table
         return table(grid.shape, self.head_dim, self.prefix_tokens, self.position_scale, device)
-
-    def _levels(self, quality: Tensor | dict[str, Tensor] | None, x: Tensor) -> dict[str, Tensor]:
-        """Return levels for every granularity of the model: [B], for `frame` [B, N]."""
-        given = dict.fromkeys(self.quality, quality) if isinstance(quality, Tensor) else dict(quality or {})
-        if unknown := [name for name in given if name not in self.quality]:
-            raise ValueError(f"quality for {', '.join(unknown)}, but the model takes quality={self.quality}")
-        for name in self.quality:
-            if given.get(name) is None:
-                if not self.unknown_level:
-                    raise ValueError(f"quality for {name!r} is missing, and the model has unknown_level=False")
-                given[name] = torch.zeros(len(x), dtype=torch.long, device=x.device)
-            shape = tuple(given[name].shape)
-            if shape != (len(x),) and not (name == "frame" and len(shape) == 2 and shape[0] == len(x)):
-                raise ValueError(f"quality for {name!r} has shape {shape}; [B] = [{len(x)}] is expected")
-        return given
-
-
-def resample_levels(levels: Tensor, length: int) -> Tensor:
-    """Resample a curve of levels to another number of time steps, linearly.
-
-    Unknown stretches (0) stay out of the interpolation: a step is unknown where less than half of what it is made from
-    is known.
-
-    Args:
-        levels: [B, N], or [B] for a constant.
-        length: number of time steps H.
-    Returns:
-        [B, H] in float32.
-    """
-    levels = levels.float().unsqueeze(-1) if levels.ndim == 1 else levels.float()
-    known = (levels >= 1).float()
-    both = F.interpolate(torch.stack([levels * known, known], dim=1), size=length, mode="linear")  # [B, 2, H]
-    total, share = both.unbind(1)
-    return torch.where(share >= 0.5, (total / share.clamp(min=0.5)).clamp(min=1), 0.0)
 
 
 def _put(x: Tensor, rows: Tensor, values: Tensor) -> Tensor:

@@ -41,6 +41,8 @@ def masked_share(cfg: DictConfig) -> float:
     codec = builders.get_codec(cfg.latents)
     with torch.device("meta"):
         model = builders.get_backbone(cfg, codec)
+    if not isinstance(model, MaskedDiffusionTransformer):
+        return 1.0  # nothing is hidden
     model, frames = model.to("meta"), builders.latent_frames(cfg, codec)
     low, high = cfg.masking.ratio, cfg.masking.ratio + cfg.masking.spread
     costs = []

@@ -15,7 +15,7 @@ from audiocraft_qamdt.conditioning.conditioners import QualityConditioner
 from audiocraft_qamdt.data import dataset as module
 from audiocraft_qamdt.data.dataset import CURVE_RATE, QualityMusicDataset
 from audiocraft_qamdt.data.manifest import build_manifest
-from audiocraft_qamdt.models.mdt import resample_levels
+from audiocraft_qamdt.models.backbone import resample_levels
 from audiocraft_qamdt.quality.levels import QualityStatistics, level_rule
 from audiocraft_qamdt.utils import reading
 
@@ -339,6 +339,34 @@ def test_a_share_of_the_best_tracks_and_as_many_random_ones(tmp_path, share, cou
     assert best == [str(folder / f"track{index}.wav") for index in range(5 - count, 5)]
     assert len(drawn) == count and drawn == again
     assert len(build(folder).meta) == 5
+
+
+def test_a_share_of_the_tracks_below_a_pmos_is_left_out_and_a_smaller_share_is_part_of_it(tmp_path):
+    """p-MOS 3.0, 3.2, ... 4.8: five below the mean of 3.9, four below 3.7."""
+    folder = make_folder(tmp_path, tracks=10)
+    kept = {
+        (below, share): [meta.path for meta in build(folder, filter_below=below, filter_share=share).meta]
+        for below, share in (("mean", 0.0), ("mean", 0.4), ("mean", 1.0), (3.7, 1.0))
+    }
+    everything = kept["mean", 0.0]
+    assert len(everything) == 10 and everything == [meta.path for meta in build(folder).meta]
+    assert [len(paths) for paths in kept.values()] == [10, 8, 5, 6]
+    assert set(kept["mean", 1.0]) < set(kept["mean", 0.4]) < set(everything)
+    best = [meta.path for meta in build(folder, share=0.5, share_by="pmos").meta]
+    assert kept["mean", 1.0] == best
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"filter_below": 3.5, "filter_share": 1.5}, r"filter_share=1.5: give a share in \[0, 1\]"),
+        ({"filter_below": "median"}, "filter_below='median': give a p-MOS, or mean"),
+        ({"filter_below": 5.0}, "filter_below=5.0 leaves no track"),
+    ],
+)
+def test_a_filter_that_cannot_be_is_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(make_folder(tmp_path, tracks=3), **options)
 
 
 def test_a_random_share_is_not_chosen_by_quality(tmp_path):

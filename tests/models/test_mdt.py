@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from audiocraft_qamdt.models.backbone import GRANULARITIES, resample_levels
 from audiocraft_qamdt.models.layers import take
 from audiocraft_qamdt.models.masking import TokenMask, draw_mask, mask_from_noise
-from audiocraft_qamdt.models.mdt import GRANULARITIES, MaskedDiffusionTransformer, resample_levels
+from audiocraft_qamdt.models.mdt import MaskedDiffusionTransformer
 
 TINY: dict[str, Any] = {
     "latent_channels": 3,
