@@ -13,6 +13,7 @@ from audiocraft_qamdt.compat import CONFIG_ROOT
 from audiocraft_qamdt.sweeps.arms import Sweep, _name, _read
 from audiocraft_qamdt.sweeps.runner import collect, find_explorer, grid_names
 
+from .helpers.audio_folder import make_folder
 from .helpers.runs import main_in
 
 FOLDER = CONFIG_ROOT.parent / "grids"
@@ -97,6 +98,21 @@ def test_grids_that_only_evaluate_take_a_trained_runs_settings(tmp_path, monkeyp
     monkeypatch.setenv("QAMDT_FROM", "00000000")
     with pytest.raises(SystemExit):
         launched("guidance", tmp_path)
+
+
+def test_the_benchmark_evaluates_models_as_the_papers_table_does(tmp_path, monkeypatch):
+    folder = make_folder(tmp_path / "set", tracks=3)
+    monkeypatch.setenv("QAMDT_MODELS", "/some/export,owner/name")
+    with pytest.raises(SystemExit):
+        launched("benchmark", tmp_path)
+    monkeypatch.setenv("QAMDT_SET", str(folder))
+    argvs = list(launched("benchmark", tmp_path).values())
+    wanted = {"solver=qamdt", f"folder={folder}", "execute_only=evaluate", "dataset.evaluate.num_samples=3"}
+    assert len(argvs) == 2 and all(wanted <= set(argv) for argv in argvs)
+    assert {"continue_from=/some/export", "continue_from=owner/name"} <= {one for argv in argvs for one in argv}
+    cfg = main_in(tmp_path).get_xp(argvs[0]).cfg
+    assert (cfg.sample_rate, cfg.dataset.segment_duration) == (16000, 10.24)
+    assert (cfg.evaluate.metrics.frechet, cfg.evaluate.metrics.kl) == (["vggish"], ["passt"])
 
 
 def test_a_wrong_override_ends_with_one_line_and_starts_nothing(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""`qamdt manifest` and `qamdt playground`: data sets."""
+"""`qamdt manifest`, `qamdt benchmark` and `qamdt playground`: data sets."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     manifest.add_argument("--min-duration", type=float, default=1.0, help="seconds; shorter files are left out")
     manifest.add_argument("--silence-db", type=float, default=-60.0, help="dBFS; files with a lower peak are left out")
     manifest.set_defaults(run=_manifest)
+
+    benchmark = commands.add_parser("benchmark", help="make a set and prompts of MusicCaps or Song Describer")
+    benchmark.add_argument("name", choices=("musiccaps", "song-describer"))
+    benchmark.add_argument("folder", type=Path, help="holds the published table and the audio that you have")
+    benchmark.add_argument("--out", type=Path, help="folder of the set, default: FOLDER/set")
+    benchmark.set_defaults(run=_benchmark)
 
     playground = commands.add_parser("playground", help="make the synthetic, labelled data set")
     playground.add_argument("folder", type=Path)
@@ -45,6 +51,13 @@ def _manifest(args: argparse.Namespace) -> int:
     )
     say(report.lines())
     return 1 if report.unreadable else 0
+
+
+def _benchmark(args: argparse.Namespace) -> int:
+    from ..data.benchmarks import make_benchmark
+
+    say(make_benchmark(args.name, args.folder, args.out).lines())
+    return 0
 
 
 def _playground(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ QAMDT_ARGS        more overrides for every run, e.g. "optim.epochs=1 num_threads
 QAMDT_EVALUATION  file of config/solver/qamdt/evaluation that the last epoch measures with (default: playground for the
                   recipes that need no downloads, objective_eval for the others)
 QAMDT_FROM        grids that only evaluate: signatures of trained runs, separated by commas
-QAMDT_MODELS      pretrained_eval: exports, checkpoints, hub ids or //sig/<signature>, separated by commas
+QAMDT_MODELS      pretrained_eval, benchmark: exports, checkpoints, hub ids or //sig/<signature>, separated by commas
 """
 
 from __future__ import annotations
@@ -30,9 +30,16 @@ def listed(name: str, default: str = "") -> list[str]:
     return [part.strip() for part in os.environ.get(name, default).split(",") if part.strip()]
 
 
-def recipe() -> list[str]:
+def needed(name: str, what: str) -> str:
+    """Value of an environment variable that a grid cannot do without."""
+    if not os.environ.get(name):
+        fatal(f"this grid needs {what}: name it in {name}")
+    return os.environ[name]
+
+
+def recipe(default: str = SMALL[0]) -> list[str]:
     """Overrides of every run: it is evaluated at the end, and asked for the best quality."""
-    solver, dset = os.environ.get("QAMDT_SOLVER", SMALL[0]), os.environ.get("QAMDT_DSET")
+    solver, dset = os.environ.get("QAMDT_SOLVER", default), os.environ.get("QAMDT_DSET")
     evaluation = os.environ.get("QAMDT_EVALUATION", "playground" if solver in SMALL else "objective_eval")
     overrides = [f"solver={solver}", f"solver/qamdt/evaluation={evaluation}"]
     if dset:

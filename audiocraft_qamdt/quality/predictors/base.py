@@ -22,6 +22,7 @@ PREDICTORS: dict[str, str] = {
     "constant": "audiocraft_qamdt.quality.predictors.constant:Constant",
     "dnsmos": "audiocraft_qamdt.quality.predictors.dnsmos:Dnsmos",
     "playground": "audiocraft_qamdt.quality.predictors.playground:PlaygroundJudge",
+    "qama": "audiocraft_qamdt.quality.predictors.qama:Qama",
     "wav2vec2": "audiocraft_qamdt.quality.predictors.wav2vec2:Wav2Vec2",
 }
 
