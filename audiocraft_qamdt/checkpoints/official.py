@@ -15,6 +15,7 @@ from torch import Tensor
 from ..compat import CONFIG_ROOT, point_to_configs
 from ..models.official import from_official
 from . import store
+from .hub import fetch_checkpoint, is_hub_name
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ def import_official(
     The checkpoint is memory-mapped, and its tensors are written one after the other.
 
     Args:
-        checkpoint: Lightning checkpoint with the network's keys under `model.diffusion_model.`.
+        checkpoint: Lightning checkpoint with the network's keys under `model.diffusion_model.`, or the name of one on
+            the hub (see `hub.fetch_checkpoint`).
         out: folder to write; complete or not at all.
         vae, vocoder: the codec's files; None = they are in the checkpoint.
         ema: take the averaged weights where there are some.
@@ -53,7 +55,7 @@ def import_official(
     Raises:
         ValueError: a file that is damaged, holds code, NaN weights, or keys that are missing, extra or misshapen.
     """
-    checkpoint = Path(checkpoint)
+    checkpoint = fetch_checkpoint(str(checkpoint)) if is_hub_name(str(checkpoint)) else Path(checkpoint)
     if not checkpoint.is_file():
         raise FileNotFoundError(f"{checkpoint}: there is no such file")
     content = store.load_safely(checkpoint, mmap=True)

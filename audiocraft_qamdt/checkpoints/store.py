@@ -183,7 +183,10 @@ def download(hub_id: str, revision: str | None = None) -> Path:
             f"{hub_id}: neither an export or checkpoint here nor a model on the hub ({_first_line(error)})"
         ) from error
     if not is_export(folder):
-        raise FileNotFoundError(f"{hub_id}: that model on the hub is no export, it has no {CONFIG} and {WEIGHTS}")
+        raise FileNotFoundError(
+            f"{hub_id}: that model on the hub is no export, it has no {CONFIG} and {WEIGHTS}; if it holds the authors' "
+            f"checkpoint, `qamdt import-official {hub_id} --out FOLDER` converts it"
+        )
     return folder
 
 

@@ -25,7 +25,9 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     push.set_defaults(run=_push)
 
     official = commands.add_parser("import-official", help="convert the authors' checkpoint to an export")
-    official.add_argument("checkpoint", type=Path, help="published Lightning checkpoint")
+    official.add_argument(
+        "checkpoint", help="published Lightning checkpoint, or owner/name or owner/name/FILE on the hub"
+    )
     official.add_argument("overrides", nargs="*", help="settings of solver=qamdt, e.g. the text encoder's folder")
     official.add_argument("--out", type=Path, required=True, help="folder to write")
     official.add_argument("--vae", type=Path, help="the VAE's checkpoint, default: that in the published file")

@@ -21,6 +21,8 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.models: dict[str, dict[str, bytes]] = {}
         self.requests: list[str] = []
+        self.breaks_after = 0
+        self.starts: list[int] = []
 
     @property
     def url(self) -> str:
@@ -42,6 +44,24 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def reply_file(self, content: bytes) -> None:
+        """A file, or the end of it; with `Hub.breaks_after` the connection ends there, once."""
+        start = int((re.match(r"bytes=(\d+)-", self.headers["Range"] or "") or [0, 0])[1])
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "Accept-Ranges": "bytes"}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        self.server.starts.append(start)
+        if self.command == "GET" and (stop := self.server.breaks_after):
+            self.server.breaks_after = 0
+            self.send_response(200)
+            for name, value in {**headers, "Content-Length": str(len(content)), "X-Repo-Commit": COMMIT}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content[:stop])
+            self.close_connection = True
+            return
+        self.reply(content[start:], 206 if start else 200, **headers)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
@@ -76,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
             if content is None:
                 self.reply({"error": "Entry not found"}, 404, X_Error_Code="EntryNotFound")
             else:
-                self.reply(content, ETag=f'"{hashlib.sha256(content).hexdigest()}"')
+                self.reply_file(content)
             return
         match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/.+|/tree/.+)?", path)
         if match is None or match[1] not in self.server.models:
