@@ -65,3 +65,9 @@ def test_a_codec_without_a_section_is_built_with_its_defaults(installed):
 def test_what_is_no_codec_is_refused_by_name(installed, name, message):
     with pytest.raises(ValueError, match=message):
         builders.get_codec(OmegaConf.create({"codec": name}))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", *([] if torch.cuda.is_available() else ["cuda", "cuda:0"])])
+def test_a_device_that_is_not_there_is_named(device):
+    with pytest.raises(ValueError, match=f"device=.*{device}.*: .*choose auto"):
+        builders.resolve_device(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -94,10 +95,14 @@ def test_checkpoints_with_code_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("audio_format", ["wav", "flac", "ogg", "mp3"])
-def test_audio_is_written_without_ffmpeg(audio_format, tmp_path, monkeypatch):
+def test_audio_is_written_whatever_ffmpeg_does(audio_format, tmp_path, tmp_path_factory, monkeypatch):
+    compat.prepare()
     import audiocraft.data.audio as audio
 
-    monkeypatch.setattr(audio, "_piping_to_ffmpeg", compat._write_with_soundfile)
+    broken = tmp_path_factory.mktemp("bin") / "ffmpeg"
+    broken.write_text("#!/bin/sh\nexit 127\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", str(broken.parent))
     tone = 0.5 * torch.sin(torch.arange(16000) * 2 * torch.pi * 440 / 16000)[None]
     path = audio.audio_write(tmp_path / "tone", tone, 16000, format=audio_format, strategy="clip")
     read, sample_rate = soundfile.read(path)
@@ -115,3 +120,25 @@ def test_failed_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         compat._write_with_soundfile(tmp_path / "x.wav", torch.zeros(1, 8), 8000, ["-f", "wav"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_user_without_a_name_is_given_one():
+    other = [
+        "unshare",
+        "--user",
+        "--map-user=4242",
+        "env",
+        "-u",
+        "USER",
+        "-u",
+        "LOGNAME",
+        "-u",
+        "LNAME",
+        "-u",
+        "USERNAME",
+    ]
+    if not shutil.which("unshare") or subprocess.run([*other, "true"], capture_output=True).returncode:
+        pytest.skip("user namespaces cannot be made here")
+    code = "import audiocraft_qamdt.compat as c; c.prepare(); import getpass; print(getpass.getuser())"
+    done = subprocess.run([*other, sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "uid4242", done.stderr[-2000:]

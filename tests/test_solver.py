@@ -138,6 +138,64 @@ def test_one_epoch_then_continue_from_its_export(folder, tmp_path):
         assert not (tmp_path / "export.part").exists()
 
 
+OTHER_MODELS = {
+    "deeper": ("mdt.depth=6", "mdt.depth"),
+    "shallower": ("mdt.depth=2", "mdt.depth"),
+    "wider": ("mdt.dim=64", "mdt.dim"),
+    "narrower": ("mdt.dim=16", "mdt.dim"),
+    "granularities": ("conditioner=qamdt/all", "fuser.adaln"),
+    "text encoder": ("conditioners.description.words.n_bins=512", "conditioners.description.words.n_bins"),
+}
+
+
+@pytest.fixture(scope="module")
+def sources(folder, tmp_path_factory):
+    """The checkpoint and the export of a trained model: what `continue_from` takes."""
+    outputs = tmp_path_factory.mktemp("source")
+    with solver_in(outputs, *argv(folder)) as solver:
+        solver.run()
+        store.export(outputs / "export", store.load(solver.folder))
+        return {"checkpoint": solver.folder / "checkpoint.th", "export": outputs / "export"}
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "export"])
+@pytest.mark.parametrize(("override", "key"), OTHER_MODELS.values(), ids=OTHER_MODELS)
+def test_a_model_of_another_kind_is_not_continued(folder, sources, tmp_path, kind, override, key):
+    with solver_in(tmp_path, *argv(folder, override, f"continue_from={sources[kind]}")) as solver:
+        with pytest.raises(ValueError, match=rf"is a model of another kind: .* parameters .*{key}=") as raised:
+            solver.restore()
+    assert str(sources[kind]) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_source_that_is_not_there_is_named(folder, tmp_path):
+    with solver_in(tmp_path, *argv(folder, f"continue_from={tmp_path / 'none.th'}")) as solver:
+        with pytest.raises((ValueError, OSError), match="none.th"):
+            solver.restore()
+
+
+def test_scores_that_came_after_the_first_run_count_on_resume_and_other_ones_are_refused(tmp_path, caplog):
+    audio = make_folder(tmp_path / "audio", quality=False)
+    with solver_in(tmp_path, *argv(audio)) as solver:
+        solver.run()
+        assert not solver.quality_statistics
+    make_folder(tmp_path / "audio")  # as `qamdt annotate` leaves it
+    with solver_in(tmp_path, *argv(audio)) as solver:
+        caplog.clear()
+        solver.restore()
+        assert solver.epoch == 2 and solver.quality_statistics["mean"] == pytest.approx(3.5)
+        assert "p-MOS by test" in caplog.text and "No quality statistics" not in caplog.text
+        solver.save_checkpoints()
+    quality = json.loads((audio / "quality.json").read_text())
+    (audio / "quality.json").write_text(json.dumps({**quality, "mean": 2.0}))
+    with solver_in(tmp_path, *argv(audio)) as solver:
+        with pytest.raises(ValueError, match="mean 2.000, test.* differs from .* mean 3.500.*label=NAME"):
+            solver.restore()
+    (audio / "quality.json").unlink()
+    with solver_in(tmp_path, *argv(audio)) as solver:
+        solver.restore()
+        assert solver.quality_statistics["mean"] == pytest.approx(3.5)
+
+
 def test_full_disk_keeps_the_previous_checkpoint(folder, tmp_path):
     """The process may write no file as large as the checkpoint: the write fails half-way, as on a full disk."""
     with solver_in(tmp_path, *argv(folder)) as solver:

@@ -183,3 +183,14 @@ def test_without_gradio_the_error_names_the_extra(monkeypatch, caplog, trained):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["app", "--model", str(trained.export)]) == 2
     assert 'pip install "audiocraft_qamdt[app]"' in caplog.text
+
+
+@pytest.mark.parametrize("port", ["taken", "70000"])
+def test_a_port_that_cannot_be_had_names_the_option(caplog, trained, port):
+    pytest.importorskip("gradio")
+    from audiocraft_qamdt.cli import main
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1]) if port == "taken" else port
+        assert main(["app", "--model", str(trained.export), "--port", port]) == 2
+    assert f":{port}" in caplog.text and "choose another --port" in caplog.text

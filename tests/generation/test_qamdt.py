@@ -275,7 +275,9 @@ def test_a_continuation_hears_its_prompt(model, tone):
 
 def test_prompts_at_other_sample_rates_and_of_one_clip_are_converted(model):
     time = torch.arange(16000) / 32000
-    audio = model.generate_continuation(0.3 * torch.sin(2 * torch.pi * 440 * time)[None], 32000)
+    prompt = 0.3 * torch.sin(2 * torch.pi * 440 * time)[None]
+    audio = model.generate_continuation(prompt, 32000)
+    assert torch.equal(model.generate_continuation(prompt.numpy(), 32000), audio), "an array is as good as a tensor"
     expected = 0.3 * torch.sin(2 * torch.pi * 440 * torch.arange(8000) / 16000)
     assert audio.shape == (1, 1, 16000) and torch.allclose(audio[0, 0, 100:7000], expected[100:7000], atol=0.01)
 

@@ -53,7 +53,7 @@ def test_the_command_takes_them_and_the_published_weights(folder, capsys):
     again = annotate(folder, "constant/3")
     assert again.skipped == 3 and read_quality(folder / "pixa_1.wav").pmos == 5
     assert main(["annotate", "--predictor", "constant/3", "--weights", str(folder)]) == 0, "as it was typed before"
-    assert main(["annotate", str(folder), "--weights", "steep"]) == 1
+    assert main(["annotate", str(folder), "--weights", "steep"]) == 2
 
 
 @pytest.mark.parametrize(

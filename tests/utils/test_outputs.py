@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 
+from audiocraft_qamdt.commands.output import say
 from audiocraft_qamdt.generation.files import Job, check_writable, make_jobs, read_prompts
 from audiocraft_qamdt.utils.errors import reporting
 from audiocraft_qamdt.utils.files import replacing
@@ -115,3 +117,10 @@ def test_a_bug_is_a_traceback(error):
 
     with pytest.raises(type(error)):
         reporting(fail)
+
+
+def test_results_are_printed_in_any_encoding(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    say(["日本.wav: 3.5"])
+    assert terminal.buffer.getvalue() == b"\\u65e5\\u672c.wav: 3.5\n"
