@@ -173,17 +173,15 @@ def test_a_source_that_is_not_there_is_named(folder, tmp_path):
             solver.restore()
 
 
-def test_scores_that_came_after_the_first_run_count_on_resume_and_other_ones_are_refused(tmp_path, caplog):
+def test_scores_that_came_after_the_first_run_count_on_resume_and_other_ones_are_refused(tmp_path):
     audio = make_folder(tmp_path / "audio", quality=False)
     with solver_in(tmp_path, *argv(audio)) as solver:
         solver.run()
         assert not solver.quality_statistics
     make_folder(tmp_path / "audio")  # as `qamdt annotate` leaves it
     with solver_in(tmp_path, *argv(audio)) as solver:
-        caplog.clear()
         solver.restore()
         assert solver.epoch == 2 and solver.quality_statistics["mean"] == pytest.approx(3.5)
-        assert "p-MOS by test" in caplog.text and "No quality statistics" not in caplog.text
         solver.save_checkpoints()
     quality = json.loads((audio / "quality.json").read_text())
     (audio / "quality.json").write_text(json.dumps({**quality, "mean": 2.0}))

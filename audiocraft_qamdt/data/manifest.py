@@ -11,6 +11,7 @@ import json
 import math
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -282,6 +283,7 @@ class ManifestReport:
         path: the manifest.
         tracks: number of tracks in it.
         seconds: their total duration.
+        kinds: suffix → number of tracks.
         truncated: tracks in it whose header promises more than can be decoded, listed with what can.
         left_out: what looks like audio and is none, or cannot be reached → why.
         unreadable: files left out because they cannot be decoded → why.
@@ -293,6 +295,7 @@ class ManifestReport:
     path: Path
     tracks: int = 0
     seconds: float = 0.0
+    kinds: Counter[str] = field(default_factory=Counter)
     truncated: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -310,7 +313,8 @@ class ManifestReport:
             "left out, too short": self.short,
             "left out, it has the sidecar of another track": self.same_stem,
         }
-        head = f"{self.path}: {self.tracks} tracks, {self.seconds / 3600:.2f} h"
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
+        head = f"{self.path}: {self.tracks} tracks, {self.seconds / 3600:.2f} h ({kinds})"
         return [head, *(f"{reason}: {name}" for reason, names in reasons.items() for name in names)]
 
 
@@ -364,6 +368,7 @@ def build_manifest(
     if not kept:
         raise ValueError("\n".join(["no file can be used:", *report.lines()[1:]]))
     report.tracks, report.seconds = len(kept), sum(row["duration"] for row in kept.values())
+    report.kinds.update(Path(row["path"]).suffix[1:].lower() for row in kept.values())
     out.mkdir(parents=True, exist_ok=True)
     write_manifest(report.path, kept.values())
     return report

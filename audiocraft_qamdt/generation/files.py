@@ -19,6 +19,7 @@ from tqdm import tqdm
 from audiocraft_qamdt.utils import prepared
 
 from .. import __version__
+from ..diffusion.settings import parse_interval
 from ..utils.audio import SUFFIXES
 from ..utils.files import replacing, write_json
 from ..utils.outputs import check_folder, check_ours
@@ -82,7 +83,7 @@ def _row(line: str, where: str) -> dict[str, tp.Any]:
         raise ValueError(f"{where}: unknown {', '.join(unknown)}: choose among prompt, {', '.join(KNOBS)}")
     given = {key: value for key, value in row.items() if value is not None}  # null = not set, as pandas writes it
     for key, value in given.items():
-        is_kind, wanted = _KINDS.get(_parser(key), _ANY)
+        is_kind, wanted = _KINDS[_parser(key)]
         if not is_kind(value):
             raise ValueError(f"{where}: {key} must be {wanted}, got {value!r}")
     return {key: int(value) if _parser(key) is int else value for key, value in given.items()}
@@ -105,6 +106,10 @@ def _is_text(value: tp.Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_interval(value: tp.Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+
 def _is_quality(value: tp.Any) -> bool:
     points = value if isinstance(value, list) else None
     if points is None:
@@ -116,10 +121,10 @@ _KINDS: dict[tp.Any, tuple[tp.Callable[[tp.Any], bool], str]] = {
     str: (_is_text, "a text"),
     int: (_is_whole, "a whole number"),
     float: (_is_number, "a number"),
+    parse_interval: (_is_interval, "[start, stop]"),
     parse_quality: (_is_quality, "a number or a list of [seconds, number]"),
 }
 """What parses a knob → what its value in a line of prompts must be, and that in words."""
-_ANY: tuple[tp.Callable[[tp.Any], bool], str] = (lambda value: True, "")
 
 
 def make_jobs(

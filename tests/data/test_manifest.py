@@ -204,7 +204,7 @@ def test_the_plain_manifest_comes_first_as_in_audiocraft(tmp_path):
 def test_manifest_is_what_audiocraft_itself_would_write(tmp_path):
     from audiocraft.data.audio_dataset import find_audio_files, load_audio_meta, save_audio_meta
 
-    for name in ("b.wav", "deep/er/c.flac", "deep/a.ogg"):
+    for name in ("b.WAV", "deep/er/c.flac", "deep/a.ogg"):
         write_tone(tmp_path / name)
     report = build_manifest(tmp_path)
     expected = find_audio_files(tmp_path, minimal=False)
@@ -213,6 +213,7 @@ def test_manifest_is_what_audiocraft_itself_would_write(tmp_path):
     assert gzip.decompress(report.path.read_bytes()) == gzip.decompress((tmp_path / "theirs.jsonl.gz").read_bytes())
     assert all(Path(row["path"]).is_absolute() for row in read_manifest(tmp_path))
     assert (report.tracks, report.seconds) == (3, pytest.approx(6))
+    assert sorted(report.kinds.items()) == [("flac", 1), ("ogg", 1), ("wav", 1)] and "1 flac" in report.lines()[0]
 
 
 def test_what_cannot_be_used_is_left_out_by_name(tmp_path):

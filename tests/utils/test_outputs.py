@@ -70,6 +70,7 @@ def test_tables_are_no_prompts(tmp_path, suffix):
 
 
 WRONG = {"seed": ["3", 1.5, True, []], "guidance_scale": ["3", [1]], "negative_prompt": [5, []], "duration": ["1"]}
+WRONG["guidance_interval"] = [0.5, [0.1], ["0", 1], [0, 0.5, 1]]
 
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
