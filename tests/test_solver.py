@@ -186,7 +186,7 @@ def test_scores_that_came_after_the_first_run_count_on_resume_and_other_ones_are
     quality = json.loads((audio / "quality.json").read_text())
     (audio / "quality.json").write_text(json.dumps({**quality, "mean": 2.0}))
     with solver_in(tmp_path, *argv(audio)) as solver:
-        with pytest.raises(ValueError, match="mean 2.000, test.* differs from .* mean 3.500.*label=NAME"):
+        with pytest.raises(ValueError, match=r"mean 2.000, test\) differs from .*mean 3.500.*label=NAME"):
             solver.restore()
     (audio / "quality.json").unlink()
     with solver_in(tmp_path, *argv(audio)) as solver:
