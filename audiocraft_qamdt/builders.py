@@ -21,7 +21,7 @@ from .conditioning.fuser import ModelFuser
 from .conditioning.model import QAMDTModel
 from .data.dataset import QualityMusicDataset
 from .data.manifest import read_manifest
-from .diffusion.objective import DiffusionObjective, NoiseSchedule
+from .diffusion.objective import DiffusionObjective, make_schedule
 from .latents.codec import LatentCodec
 from .models.backbone import Backbone
 from .models.mdt import MaskedDiffusionTransformer
@@ -329,7 +329,7 @@ def get_optimizer(model: torch.nn.Module, cfg: DictConfig) -> torch.optim.Optimi
 def get_objective(cfg: DictConfig) -> DiffusionObjective:
     """Return the training objective of a `diffusion` config."""
     draws = {key: cfg[key] for key in ("timesteps", "timesteps_mean", "timesteps_std") if key in cfg}
-    return DiffusionObjective(NoiseSchedule(**dict_from_config(cfg.schedule)), cfg.snr_gamma, **draws)
+    return DiffusionObjective(make_schedule(**dict_from_config(cfg.schedule)), cfg.snr_gamma, **draws)
 
 
 @functools.lru_cache(maxsize=1)

@@ -320,7 +320,7 @@ class QAMDTSolver(MusicGenSolver):
 
     def _draw(self, idx: int, latents: Tensor) -> Draws:
         generator = keyed_generator(*self._step_key(idx), "diffusion", device=self.device)
-        timesteps = self.objective.draw_timesteps(len(latents), generator)
+        timesteps = self.objective.draw_timesteps(len(latents), generator, latents[0, 0].numel())
         noise = torch.randn(latents.shape, generator=generator, device=self.device)
         grid = self.model.backbone.grid(latents.shape[2])
         mask = None

@@ -258,6 +258,7 @@ def test_masking_kinds_and_options_of_the_network_train(folder, tmp_path):
             ["masking.kind=time_frequency", "mdt.ffn=swiglu"],
             ["mdt.positions=sincos", "mdt.overlap=[1,1]", "masking.ratio=0", "masking.spread=0"],
             ["conditioner=qamdt/all", "mdt.checkpointing=true", "diffusion.schedule.prediction=x0"],
+            ["diffusion.schedule.kind=flow", "diffusion.schedule.prediction=null", "diffusion.schedule.shift=2"],
         )
     ):
         with solver_in(tmp_path / str(index), *argv(folder, *options)) as solver:

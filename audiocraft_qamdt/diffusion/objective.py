@@ -1,13 +1,18 @@
-"""Define the network's training target and loss."""
+"""Define the forward process, the network's training target and the loss."""
 
 from __future__ import annotations
 
+import math
+import typing as tp
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 PREDICTIONS = ("epsilon", "v", "x0")
+FLOW_PREDICTIONS = ("v", "x0")
+SMALLEST_TIME = 0.05
+"""Below this time the loss of clean latents, as one on the velocity, grows no more (arXiv 2511.13720, section 4)."""
 TIMESTEPS = ("uniform", "logit_normal")
 _GOLDEN_RATIO = 0.6180339887498949
 
@@ -38,13 +43,90 @@ class NoiseSchedule:
         betas = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_steps) ** 2
         return torch.cumprod(1 - betas, dim=0)
 
+    def scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return α and σ, [B, 1, 1, 1], also between steps, where diffusers' schedulers interpolate log σ/α."""
+        signal = self.alphas_cumprod().to(timesteps.device)
+        log_sigmas = 0.5 * ((1 - signal) / signal).log()
+        low, high = timesteps.floor().long(), timesteps.ceil().long()
+        share = (timesteps - low).to(log_sigmas.dtype)
+        between = torch.lerp(log_sigmas[low], log_sigmas[high], share).view(-1, 1, 1, 1)
+        return torch.sigmoid(-2 * between).sqrt(), torch.sigmoid(2 * between).sqrt()
+
+    def target(self, latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return what the network should predict, of the shape of `latents`."""
+        if self.prediction == "v":
+            return alpha * noise - sigma * latents
+        return noise if self.prediction == "epsilon" else latents
+
+
+@dataclass(frozen=True)
+class FlowSchedule:
+    """Straight paths x_t = (1 − t) x_0 + t ε (rectified flow, arXiv 2209.03003), t from 0 (clean) to 1 (noise).
+
+    Args:
+        num_steps: what the network gets as its timestep is t * num_steps, as from diffusers' flow schedulers.
+        prediction: "v" (velocity ε − x_0) or "x0" (clean latents, with the loss on the velocity: arXiv 2511.13720).
+        shift: s of t' = s t / (1 + (s − 1) t); above 1 = more noise, in training and in sampling.
+        shift_positions: latent positions T * F of a clip that `shift` is meant for; others take
+            s = shift * sqrt(T * F / shift_positions) (arXiv 2403.03206, eq. 23). None = `shift` for all.
+    """
+
+    num_steps: int = 1000
+    prediction: str = "v"
+    shift: float = 1.0
+    shift_positions: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.prediction not in FLOW_PREDICTIONS:
+            raise ValueError(
+                f"diffusion.schedule.prediction={self.prediction!r} does not go with kind=flow: choose one of "
+                f"{', '.join(FLOW_PREDICTIONS)}, or null for {FLOW_PREDICTIONS[0]}"
+            )
+        if not (math.isfinite(self.shift) and self.shift > 0):
+            raise ValueError(f"diffusion.schedule.shift={self.shift}: it must be above 0; 1 = none")
+        if self.shift_positions is not None and self.shift_positions < 1:
+            raise ValueError(f"diffusion.schedule.shift_positions={self.shift_positions}: it must be 1 or more")
+
+    def shift_for(self, positions: int) -> float:
+        """Return s for clips of that many latent positions."""
+        return self.shift if self.shift_positions is None else self.shift * math.sqrt(positions / self.shift_positions)
+
+    def scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the shares of signal and of noise, [B, 1, 1, 1]."""
+        time = (timesteps / self.num_steps).view(-1, 1, 1, 1)
+        return 1 - time, time
+
+    def target(self, latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return what the network should predict, of the shape of `latents`."""
+        return latents if self.prediction == "x0" else noise - latents
+
+
+Schedule = NoiseSchedule | FlowSchedule
+SCHEDULES: dict[str, tp.Callable[..., Schedule]] = {"ddpm": NoiseSchedule, "flow": FlowSchedule}
+"""`diffusion.schedule.kind`."""
+
+
+def make_schedule(kind: str = "ddpm", **values: tp.Any) -> Schedule:
+    """Return the schedule of that kind; what only the other kind has is left out, and None is the kind's default.
+
+    Raises:
+        ValueError: an unknown kind or prediction, or a shift for the kind that has none.
+    """
+    if kind not in SCHEDULES:
+        raise ValueError(f"diffusion.schedule.kind={kind!r} is unknown: choose one of {', '.join(SCHEDULES)}")
+    if kind == "ddpm" and (values.get("shift") or 1.0) != 1.0:
+        raise ValueError(f"diffusion.schedule.shift={values['shift']} needs kind=flow")
+    foreign = ("shift", "shift_positions") if kind == "ddpm" else ("beta_start", "beta_end")
+    return SCHEDULES[kind](**{key: value for key, value in values.items() if value is not None and key not in foreign})
+
 
 class DiffusionObjective(nn.Module):
     """Noising, target and weighted squared error. All randomness is handed in.
 
     Args:
         schedule: the forward process and what is predicted.
-        snr_gamma: γ of the min-SNR weighting (arXiv 2303.09556, eq. 5; published QA-MDT: 5). None = unweighted.
+        snr_gamma: γ of the min-SNR weighting (arXiv 2303.09556, eq. 5; published QA-MDT: 5). None = unweighted. A flow
+            has none.
         timesteps: how training timesteps are drawn: "uniform" (published) or "logit_normal" (arXiv 2403.03206, 3.1).
         timesteps_mean, timesteps_std: of the logit of the timestep over num_steps; above 0 = more noise.
     """
@@ -53,7 +135,7 @@ class DiffusionObjective(nn.Module):
 
     def __init__(
         self,
-        schedule: NoiseSchedule,
+        schedule: Schedule,
         snr_gamma: float | None = 5.0,
         timesteps: str = "uniform",
         timesteps_mean: float = 0.0,
@@ -65,29 +147,31 @@ class DiffusionObjective(nn.Module):
         self.schedule = schedule
         self.snr_gamma = snr_gamma
         self.timesteps, self.timesteps_mean, self.timesteps_std = timesteps, timesteps_mean, timesteps_std
-        self.register_buffer("alphas_cumprod", schedule.alphas_cumprod(), persistent=False)
+        table = schedule.alphas_cumprod() if isinstance(schedule, NoiseSchedule) else torch.zeros(0)
+        self.register_buffer("alphas_cumprod", table, persistent=False)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return x_t = α x_0 + σ ε.
 
         Args:
             latents, noise: [B, C, T, F].
-            timesteps: [B], integers in [0, num_steps).
+            timesteps: [B], integers in [0, num_steps), of a flow numbers in [0, num_steps].
         """
         alpha, sigma = self._scales(timesteps)
         return alpha * latents + sigma * noise
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return what the network should predict for `add_noise` of the same arguments: [B, C, T, F]."""
-        alpha, sigma = self._scales(timesteps)
-        if self.schedule.prediction == "epsilon":
-            return noise
-        if self.schedule.prediction == "x0":
-            return latents
-        return alpha * noise - sigma * latents
+        return self.schedule.target(latents, noise, *self._scales(timesteps))
 
     def weights(self, timesteps: Tensor) -> Tensor:
-        """Return each item's loss weight, [B]: min(SNR, γ) for the predicted quantity (arXiv 2303.09556, sec. 3.4)."""
+        """Return each item's loss weight, [B]: min(SNR, γ) for the predicted quantity (arXiv 2303.09556, sec. 3.4).
+
+        Of a flow's clean latents: that of the velocity's error, which is theirs over t.
+        """
+        if isinstance(self.schedule, FlowSchedule):
+            time = timesteps / self.schedule.num_steps
+            return torch.ones_like(time) if self.schedule.prediction == "v" else time.clamp(min=SMALLEST_TIME) ** -2
         signal = self.alphas_cumprod[timesteps]
         snr = signal / (1 - signal)
         if self.snr_gamma is None:
@@ -100,21 +184,36 @@ class DiffusionObjective(nn.Module):
         error = (prediction.float() - self.target(latents, noise, timesteps)).square().flatten(1).mean(dim=1)
         return error * self.weights(timesteps)
 
-    def draw_timesteps(self, batch: int, generator: torch.Generator) -> Tensor:
-        """Return training timesteps [batch] on the generator's device."""
-        steps = self.schedule.num_steps
-        if self.timesteps == "uniform":
-            return torch.randint(steps, (batch,), generator=generator, device=generator.device)
-        logits = torch.randn(batch, generator=generator, device=generator.device)
-        shares = torch.sigmoid(self.timesteps_mean + self.timesteps_std * logits)
+    def draw_timesteps(self, batch: int, generator: torch.Generator, positions: int = 1) -> Tensor:
+        """Return training timesteps [batch] on the generator's device.
+
+        Args:
+            batch: how many.
+            generator: where the randomness comes from.
+            positions: latent positions T * F of an item, which the shift of a flow depends on.
+        """
+        steps, device = self.schedule.num_steps, generator.device
+        if self.timesteps == "logit_normal":
+            logits = torch.randn(batch, generator=generator, device=device)
+            shares = torch.sigmoid(self.timesteps_mean + self.timesteps_std * logits)
+        elif isinstance(self.schedule, FlowSchedule):
+            shares = torch.rand(batch, generator=generator, device=device)
+        else:
+            return torch.randint(steps, (batch,), generator=generator, device=device)
+        if isinstance(self.schedule, FlowSchedule):
+            shift = self.schedule.shift_for(positions)
+            return shift * shares / (1 + (shift - 1) * shares) * steps
         return (shares * steps).long().clamp(max=steps - 1)
 
     def fixed_timesteps(self, batch: int, offset: int) -> Tensor:
         """Return timesteps [batch] of validation items `offset`, `offset + 1`, …: always the same, spread evenly."""
         index = torch.arange(offset, offset + batch, dtype=torch.float64)
         steps = (index * _GOLDEN_RATIO).frac() * self.schedule.num_steps
-        return steps.long().to(self.alphas_cumprod.device)
+        steps = steps.float() if isinstance(self.schedule, FlowSchedule) else steps.long()
+        return steps.to(self.alphas_cumprod.device)
 
     def _scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.schedule, FlowSchedule):
+            return self.schedule.scales(timesteps)
         signal = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         return signal.sqrt(), (1 - signal).sqrt()

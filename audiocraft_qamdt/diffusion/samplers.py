@@ -7,8 +7,8 @@ import typing as tp
 import torch
 from torch import Tensor
 
-from .objective import NoiseSchedule
-from .settings import SAMPLERS, check_eta
+from .objective import FlowSchedule, NoiseSchedule, Schedule
+from .settings import FLOW_SAMPLERS, SAMPLERS, check_eta
 
 Denoise = tp.Callable[[Tensor, Tensor], Tensor]
 """denoise(x [B, C, T, F], t [B]) -> the network's prediction [B, C, T, F]."""
@@ -19,14 +19,44 @@ StepNoise = tp.Callable[[int], Tensor]
 _PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
 
 
-def make_scheduler(sampler: str, schedule: NoiseSchedule, steps: int) -> tp.Any:
+def make_scheduler(sampler: str, schedule: Schedule, steps: int, positions: int = 1) -> tp.Any:
     """Return the diffusers scheduler of that name for our noise schedule, its timesteps not set yet.
 
+    Args:
+        sampler: a key of `SAMPLERS`, of `FLOW_SAMPLERS` for a flow.
+        schedule: as in training.
+        steps: how many steps it will take.
+        positions: latent positions T * F of a clip, which the shift of a flow depends on.
     Raises:
-        ValueError: unknown name; lists the known ones.
+        ValueError: unknown name, or one that is not for a flow; lists the known ones.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler {sampler!r} is unknown: choose one of {', '.join(SAMPLERS)}")
+    if isinstance(schedule, FlowSchedule):
+        _check_sampler(sampler, FLOW_SAMPLERS, " for a model of diffusion.schedule.kind=flow")
+        return _flow_scheduler(sampler, schedule, steps, positions)
+    _check_sampler(sampler, SAMPLERS)
+    return _scheduler(sampler, schedule, steps)
+
+
+def _check_sampler(sampler: str, known: tp.Iterable[str], of: str = "") -> None:
+    if sampler not in known:
+        raise ValueError(f"sampler {sampler!r} is unknown{of}: choose one of {', '.join(known)}")
+
+
+def _flow_scheduler(sampler: str, schedule: FlowSchedule, steps: int, positions: int) -> tp.Any:
+    import diffusers
+
+    name, options = FLOW_SAMPLERS[sampler]
+    key = "flow_shift" if "use_flow_sigmas" in options else "shift"
+    options = {**options, key: schedule.shift_for(positions)}
+    scheduler = getattr(diffusers, name)(num_train_timesteps=schedule.num_steps, **options)
+    if (
+        key == "shift"
+    ):  # even steps from 1 to 0; as it comes, the last but one would be a thousandth, a step for nothing
+        scheduler.sigma_max, scheduler.sigma_min = 1.0, 1 / steps
+    return scheduler
+
+
+def _scheduler(sampler: str, schedule: NoiseSchedule, steps: int) -> tp.Any:
     import diffusers
 
     name, options = SAMPLERS[sampler]
@@ -46,7 +76,7 @@ def make_scheduler(sampler: str, schedule: NoiseSchedule, steps: int) -> tp.Any:
 def sample(
     denoise: Denoise,
     noise: Tensor,
-    schedule: NoiseSchedule,
+    schedule: Schedule,
     *,
     sampler: str = "dpmsolver++",
     steps: int = 25,
@@ -74,13 +104,26 @@ def sample(
     check_eta(eta, sampler)
     if eta and step_noise is None:
         raise ValueError(f"eta={eta}: pass step_noise, the noise of each step")
-    scheduler = make_scheduler(sampler, schedule, steps)
+    scheduler = make_scheduler(sampler, schedule, steps, noise[0, 0].numel())
     scheduler.set_timesteps(steps, device=noise.device)
-    x = noise.float() * scheduler.init_noise_sigma
+    predict = _velocity if isinstance(schedule, FlowSchedule) else _prediction
+    x = noise.float() * getattr(scheduler, "init_noise_sigma", 1.0)
     for index, timestep in enumerate(scheduler.timesteps):
-        prediction = denoise(scheduler.scale_model_input(x, timestep), timestep.expand(len(x)))
+        prediction = predict(denoise, x, scheduler, index, schedule)
         options = {"eta": eta, "variance_noise": step_noise(index)} if eta and step_noise else {}
-        x = scheduler.step(prediction.float(), timestep, x, return_dict=False, **options)[0]
+        x = scheduler.step(prediction, timestep, x, return_dict=False, **options)[0]
         if progress is not None:
             progress(index + 1, len(scheduler.timesteps))
     return x
+
+
+def _prediction(denoise: Denoise, x: Tensor, scheduler: tp.Any, index: int, schedule: Schedule) -> Tensor:
+    timestep = scheduler.timesteps[index]
+    return denoise(scheduler.scale_model_input(x, timestep), timestep.expand(len(x))).float()
+
+
+def _velocity(denoise: Denoise, x: Tensor, scheduler: tp.Any, index: int, schedule: Schedule) -> Tensor:
+    # The exact times: schedulers that are not made for flows round their timesteps.
+    time = scheduler.sigmas[index].to(x)
+    prediction = denoise(x, (time * schedule.num_steps).expand(len(x))).float()
+    return prediction if schedule.prediction == "v" else (x - prediction) / time

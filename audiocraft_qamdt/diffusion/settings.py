@@ -24,6 +24,18 @@ SAMPLERS: dict[str, tuple[str, dict[str, tp.Any]]] = {
     "heun": ("HeunDiscreteScheduler", {"use_exponential_sigmas": True}),
 }
 
+_FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+FLOW_SAMPLERS: dict[str, tuple[str, dict[str, tp.Any]]] = {
+    "euler": ("FlowMatchEulerDiscreteScheduler", {}),
+    "heun": ("FlowMatchHeunDiscreteScheduler", {}),
+    "dpmsolver++": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, **_FLOW},
+    ),
+    "unipc": ("UniPCMultistepScheduler", {"solver_order": 2, **_FLOW}),
+}
+"""As `SAMPLERS`, for models of `diffusion.schedule.kind=flow`."""
+
 STOCHASTIC = ("ddim",)
 """Samplers that take `eta`."""
 
@@ -110,7 +122,7 @@ class Guidance:
     def covers(self, share: float) -> bool:
         """Return whether guidance acts at this share of the noise schedule."""
         low, high = self.guidance_interval
-        return low <= share < high
+        return low <= share and (share < high or high == 1)  # a flow starts at 1 itself
 
     @property
     def separate(self) -> bool:

@@ -19,7 +19,7 @@ from ..conditioning.model import QAMDTModel, window_conditions
 from ..data.attributes import QUALITY
 from ..diffusion.guidance import Conditions, guided
 from ..diffusion.inpainting import keeping
-from ..diffusion.objective import NoiseSchedule
+from ..diffusion.objective import Schedule
 from ..diffusion.samplers import Denoise, sample
 from ..diffusion.windows import plan_windows, windowed
 from ..latents.chunks import decode_long
@@ -79,7 +79,7 @@ class Pipeline:
         self,
         model: QAMDTModel,
         codec: LatentCodec,
-        schedule: NoiseSchedule,
+        schedule: Schedule,
         *,
         rule: LevelRule | None = None,
         text_prefix: bool = False,
