@@ -48,6 +48,12 @@ def generated_clips(model: QAMDT, chosen: list[Piece], quality: float, batch: in
     return found
 
 
+@torch.no_grad()
+def through_codec(model: QAMDT, clips: list[Tensor]) -> list[Tensor]:
+    """Encode and decode clips [S]: what a perfect model could reach."""
+    return [model.codec.decode(model.codec.encode(clip[None, None]), len(clip))[0, 0] for clip in clips]
+
+
 def share_in_order(slow: list[float], fast: list[float]) -> float:
     """Share of pairs of a slow and a fast clip whose rates are in order; ties count half."""
     pairs = [(a < b) + 0.5 * (a == b) for a, b in product(slow, fast)]
@@ -125,6 +131,10 @@ def main() -> None:
     real = real_clips(asked)
     figures, reference = heard(real, asked, 16000)
     say([f"real clips: {_line(figures)}"])
+    figures, moments = heard(through_codec(model, real), asked, model.sample_rate)
+    say(
+        [f"real clips through the codec: Fréchet distance {frechet_distance(moments, reference):.2f}, {_line(figures)}"]
+    )
     rises = loss_with_other_words(model, real[:128], asked[:128])
     say([f"loss with the captions of other clips: {_line({f't={step}': rise for step, rise in rises.items()})}"])
     made = generated_clips(model, asked, options.quality)
