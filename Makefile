@@ -29,7 +29,8 @@ demo: install
 
 # The learned codec of the package, from nothing: real music (Debian's packages), the playground, hours of training on
 # a core. Resumable: interrupt it at any time and call it again.
-CODEC_RUN = solver=compression/qamdt_spectral dset=codec
+CODEC_RUN = solver=compression/qamdt_spectral dset=codec optim.epochs=32 schedule.lr_scheduler=cosine \
+  +schedule.cosine.warmup=200 +schedule.cosine.lr_min_ratio=0.02 +schedule.cosine.cycle_length=1.0
 codec: install
 	test -e egs/real_music/train/data.jsonl.gz || tools/real_music.sh egs/real_music
 	$(BIN)/qamdt playground egs/codec/music --tracks 2000 --degraded 0.6 --seed 21 --splits train=0.98,valid=0.02
@@ -45,10 +46,10 @@ pretrained: install
 	$(BIN)/qamdt playground egs/pretrained --tracks 5000 --degraded 0.5 --seed 31 --splits train=0.98,valid=0.02
 	for split in train valid; do $(BIN)/qamdt annotate egs/pretrained/$$split || exit 1; done
 	test -e egs/pretrained/latents/done || $(BIN)/dora run $(PRETRAINED) cache.write=true mdt.dim=64 mdt.depth=2 \
-	  mdt.decoder_depth=0 optim.epochs=1 optim.updates_per_epoch=260 evaluate.every=null generate.every=null
+	  mdt.decoder_depth=0 optim.epochs=2 optim.updates_per_epoch=260 evaluate.every=null generate.every=null
 	touch egs/pretrained/latents/done
-	$(BIN)/dora run $(PRETRAINED) optim.epochs=10 optim.updates_per_epoch=260 evaluate.every=null generate.every=null
-	$(BIN)/python tools/embed_model.py $(PRETRAINED) optim.epochs=10 optim.updates_per_epoch=260 evaluate.every=null \
+	$(BIN)/dora run $(PRETRAINED) optim.epochs=28 optim.updates_per_epoch=260 evaluate.every=null generate.every=null
+	$(BIN)/python tools/embed_model.py $(PRETRAINED) optim.epochs=28 optim.updates_per_epoch=260 evaluate.every=null \
 	  generate.every=null
 
 # README's pictures, from the embedded model.
