@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import fields
 
 import pytest
@@ -39,8 +40,10 @@ def test_every_knob_is_an_option_of_the_command_line(parser, name):
 
 @pytest.mark.parametrize("name", KNOBS)
 def test_every_knob_is_a_key_of_a_file_of_prompts(tmp_path, name):
-    (tmp_path / "p.jsonl").write_text(f'{{"prompt": "piano", "{name}": 1}}')
-    assert read_prompts(tmp_path / "p.jsonl") == [{"prompt": "piano", name: 1}]
+    parse = KNOBS[name].metadata["parse"]
+    value = "x" if parse is str else [0.1, 0.5] if name == "guidance_interval" else 1
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "piano", name: value}))
+    assert read_prompts(tmp_path / "p.jsonl") == [{"prompt": "piano", name: value}]
 
 
 @pytest.mark.parametrize("name", sorted(set(KNOBS) - {"duration"}))
