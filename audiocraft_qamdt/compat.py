@@ -118,9 +118,13 @@ def _import_lazily(name: str, instead: str | None = None, then: tp.Callable[[], 
     """Let `import name` succeed now, and import it (or the module named by `instead`) when something of it is used.
 
     Args:
-        then: called after it is imported.
+        then: called after it is imported, now if somebody has imported it already.
     """
-    if name in sys.modules or importlib.util.find_spec(instead or name) is None:
+    if isinstance(sys.modules.get(name), types.ModuleType):
+        if not isinstance(sys.modules[name], _Deferred):
+            then()
+        return
+    if importlib.util.find_spec(instead or name) is None:
         return
 
     def load() -> types.ModuleType:

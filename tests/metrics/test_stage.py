@@ -40,7 +40,7 @@ def test_evaluate_runs_end_to_end_with_all_metrics_that_need_no_download(folder,
     assert set(numbers) >= {
         "loss",
         "chroma_cosine",
-        f"chroma_cosine_chroma_base/{paired}",
+        f"audiocraft_chroma_cosine_chroma_base/{paired}",
         f"frechet_playground-1/{paired}",
         f"frechet_inf_playground-1/{paired}",
         "inception_playground-1/n20/best1_seed0",
