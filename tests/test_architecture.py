@@ -36,7 +36,17 @@ FLOORS = [
 LEVELS = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 TORCH_ONLY = ("models", "diffusion", "latents.codec", "latents.mdct", "latents.mel_vae", "utils.randomness")
 ALLOWED = {"torch", "numpy", "diffusers", "transformers", "safetensors", "librosa"}
-SEES_CFG = {"builders", "solver", "train", "cli", "register", "checkpoints.store", "checkpoints.official"}
+SEES_CFG = {
+    "builders",
+    "solver",
+    "train",
+    "cli",
+    "register",
+    "checkpoints.store",
+    "checkpoints.official",
+    "checkpoints.config",
+    "checkpoints.parts",
+}
 SEES_CFG |= {"generation.qamdt", "generation.config", "generation.export", "sweeps.flops"}
 
 

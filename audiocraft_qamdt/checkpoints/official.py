@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..compat import CONFIG_ROOT, point_to_configs
 from ..models.official import from_official
-from . import store
+from . import parts, store
 from .hub import fetch_checkpoint, is_hub_name
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,8 @@ def import_official(
         codec_statistics={"mean": torch.zeros_like(std), "std": std, "count": torch.tensor(1)},
         quality_statistics=published_statistics(),
     )
-    store.export(out, trained)
+    used = parts.in_use(trained.cfg)
+    store.export(out, trained, lambda folder: parts.add_parts(folder, folder / store.CONFIG, used))
     return Path(out)
 
 

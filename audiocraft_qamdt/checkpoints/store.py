@@ -2,16 +2,14 @@
 
 An export is a folder, or a model on the Hugging Face hub, with `config.json` (the solver's config), `model.safetensors`
 (network, conditioners and the codec's latent statistics) and, where known, `quality.json` (the statistics that levels
-are derived from). Pretrained parts that came from local files may lie in its folder `weights`; see `PARTS`.
+are derived from). Pretrained parts that came from local files may lie in its folder `weights`; see `parts`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
-import shutil
 import typing as tp
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,20 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ..compat import prepare
+from ..utils.files import recover, replacing_folder
+from . import config, parts
 
 CONFIG, WEIGHTS, QUALITY = "config.json", "model.safetensors", "quality.json"
 EMBEDDED = Path(__file__).resolve().parent.parent / "pretrained"
 """The model in the package, trained by `make pretrained`."""
-PARTS = "weights"
-PART_KEYS = (
-    "latents.spectral_vae.checkpoint",
-    "latents.encodec.checkpoint",
-    "latents.mel_vae.checkpoint",
-    "latents.mel_vae.vae",
-    "latents.mel_vae.vocoder",
-    "conditioners.description.qamdt_t5.name",
-)
-"""Config keys of pretrained parts; in an export, a value that begins with `./` is inside its folder."""
 _HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _STATISTICS = "codec.statistics."
 _MODEL = "model."
@@ -60,6 +50,7 @@ class TrainedModel:
         codec_statistics: state of the codec's `LatentStatistics`.
         quality_statistics: fields of `QualityStatistics`; empty if unknown.
         history: metrics by epoch and stage; empty if unknown.
+        origin: folder of the export that it was read from; None = it is a training run's.
     """
 
     cfg: DictConfig
@@ -67,6 +58,7 @@ class TrainedModel:
     codec_statistics: dict[str, Tensor]
     quality_statistics: dict[str, tp.Any]
     history: list[dict[str, tp.Any]] = field(default_factory=list)
+    origin: Path | None = None
 
     def solver_state(self) -> dict[str, tp.Any]:
         """The same as the part of a solver's state that AudioCraft continues from."""
@@ -91,6 +83,7 @@ def load(name: str | Path) -> TrainedModel:
         FileNotFoundError: there is nothing of that name, or the hub cannot be reached.
         ValueError: the file is damaged, holds anything but data, or is not a checkpoint of this solver.
     """
+    recover(Path(name))
     if is_export(name):
         return _load_export(Path(name))
     prepare()
@@ -98,7 +91,7 @@ def load(name: str | Path) -> TrainedModel:
 
     path = checkpoint.resolve_checkpoint_path(str(name))
     if path is None and not Path(name).exists() and (hub := _HUB_ID.fullmatch(str(name))):
-        return _load_export(download(hub["id"], hub["revision"]))
+        return _load_export(download(hub["id"], hub["revision"]), own=False)
     if path is None:
         raise FileNotFoundError(
             f"{name}: neither an export (folder with {CONFIG} and {WEIGHTS}) nor a checkpoint nor a hub id (owner/name)"
@@ -108,7 +101,7 @@ def load(name: str | Path) -> TrainedModel:
     if missing:
         raise ValueError(f"{path}: not a checkpoint of solver=qamdt, it has no {', '.join(missing)}")
     return TrainedModel(
-        state["xp.cfg"],
+        OmegaConf.create(config.resolved(state["xp.cfg"], path)),
         state["best_state"]["model"],
         state["codec.statistics"],
         state.get("quality_statistics", {}),
@@ -175,7 +168,7 @@ def download(hub_id: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = [CONFIG, WEIGHTS, QUALITY, f"{PARTS}/**"]
+    patterns = [CONFIG, WEIGHTS, QUALITY, f"{parts.PARTS}/**"]
     try:
         folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -209,29 +202,36 @@ def load_safely(path: Path, mmap: bool = False) -> dict[str, tp.Any]:
 
 
 def export(folder: str | Path, trained: TrainedModel, finish: tp.Callable[[Path], None] = lambda folder: None) -> None:
-    """Write an export: complete under another name first, then renamed; an existing one is replaced.
+    """Write an export: complete under another name first, then renamed; an existing export is replaced.
 
     Args:
         finish: called with the export before it is renamed, to add to it; what it raises leaves nothing behind.
     Raises:
         ValueError: weights that are not finite, named.
+        FileExistsError: the folder holds something else than an export.
     """
     bad = [key for key, value in trained.model.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
         raise ValueError(f"weights with NaN or infinite values, nothing was written: {', '.join(bad[:5])}")
-    folder = Path(folder)
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        (part / CONFIG).write_text(json.dumps(OmegaConf.to_container(trained.cfg, resolve=True), indent=2))
+    with replacing_folder(folder, is_own_export, "`qamdt export`") as part:
+        content = config.resolved(trained.cfg, "the model's config")
+        (part / CONFIG).write_text(json.dumps(content, indent=2), encoding="utf-8")
         _write_safetensors(dict(_flatten(trained)), part / WEIGHTS)
         if trained.quality_statistics:
-            (part / QUALITY).write_text(json.dumps(trained.quality_statistics, indent=2))
+            (part / QUALITY).write_text(json.dumps(trained.quality_statistics, indent=2), encoding="utf-8")
         finish(part)
-        _replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+
+
+def is_own_export(folder: Path) -> bool:
+    """Return whether a folder is an export of this package and holds nothing else."""
+    known = {CONFIG, WEIGHTS, QUALITY, "README.md", parts.PARTS}
+    if not is_export(folder) or {path.name for path in folder.iterdir()} - known:
+        return False
+    try:
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("solver") == "qamdt"
 
 
 def _write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -258,15 +258,7 @@ def _flatten(trained: TrainedModel) -> tp.Iterator[tuple[str, Tensor]]:
     yield from ((_STATISTICS + key, value) for key, value in trained.codec_statistics.items())
 
 
-def _replace(part: Path, folder: Path) -> None:
-    old = folder.with_name(f"{folder.name}.old")
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _load_export(folder: Path) -> TrainedModel:
+def _load_export(folder: Path, own: bool = True) -> TrainedModel:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -276,24 +268,34 @@ def _load_export(folder: Path) -> TrainedModel:
         raise ValueError(f"{folder / WEIGHTS}: damaged ({_first_line(error)})") from error
     quality = folder / QUALITY
     return TrainedModel(
-        cfg=_read_config(folder),
+        cfg=_read_config(folder, own),
         model={key.removeprefix(_MODEL): value for key, value in state.items() if key.startswith(_MODEL)},
         codec_statistics={
             key.removeprefix(_STATISTICS): value for key, value in state.items() if key.startswith(_STATISTICS)
         },
-        quality_statistics=json.loads(quality.read_text()) if quality.exists() else {},
+        quality_statistics=_read_quality(quality) if quality.exists() else {},
+        origin=folder,
     )
 
 
-def _read_config(folder: Path) -> DictConfig:
+def _read_quality(path: Path) -> dict[str, tp.Any]:
     try:
-        cfg = OmegaConf.create(json.loads((folder / CONFIG).read_text()))
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: damaged ({_first_line(error)})") from error
-    for key in PART_KEYS:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged ({_first_line(error)})") from error
+
+
+def _read_config(folder: Path, own: bool) -> DictConfig:
+    cfg = config.read(folder / CONFIG)
+    used = parts.in_use(cfg)
+    for key in parts.PART_KEYS:
         value = OmegaConf.select(cfg, key)
-        if isinstance(value, str) and value.startswith("./"):
-            OmegaConf.update(cfg, key, str(folder / value))
+        if not isinstance(value, str) or not value.startswith("./"):
+            if key in used and not own and config.names_a_path(used[key]):
+                raise ValueError(f"{folder / CONFIG}: {key}={value!r} is refused: it is outside of the model's folder")
+            continue
+        inside = parts.locate(folder, value, f"{folder / CONFIG}: {key}") if key in used else None
+        OmegaConf.update(cfg, key, inside)
     return cfg
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 import typing as tp
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 
-from ..checkpoints import store
+from ..checkpoints import config, parts, store
 from .qamdt import QAMDT
 
 logger = logging.getLogger(__name__)
@@ -51,13 +49,19 @@ def export_model(name: str, out: str | Path, card: Card) -> Path:
     Raises:
         RuntimeError: the export generates other audio than the original.
     """
-    trained, out = store.load(name), Path(out)
+    return export_trained(store.load(name), out, card, name)
+
+
+def export_trained(trained: store.TrainedModel, out: str | Path, card: Card, name: str = "model") -> Path:
+    """As `export_model`, of a model that was read already; `name` is for messages."""
+    out = Path(out)
+    content = config.portable(config.resolved(trained.cfg, name))
+    portable = replace(trained, cfg=OmegaConf.create(content), quality_statistics=_plain(trained.quality_statistics))
     reference = check_audio(trained)
-    portable = replace(trained, cfg=_without_paths(trained.cfg))
 
     def finish(folder: Path) -> None:
-        _add_parts(folder, trained.cfg)
-        (folder / "README.md").write_text(model_card(card, trained))
+        parts.add_parts(folder, folder / store.CONFIG, parts.in_use(trained.cfg), trained.origin)
+        (folder / "README.md").write_text(model_card(card, portable), encoding="utf-8")
         difference = (check_audio(store.load(folder)) - reference).abs().max().item()
         if difference != 0:
             raise RuntimeError(
@@ -68,41 +72,20 @@ def export_model(name: str, out: str | Path, card: Card) -> Path:
     return out
 
 
+def _plain(statistics: dict[str, tp.Any]) -> dict[str, tp.Any]:
+    """Without paths, such as that of a predictor's file."""
+    return {
+        key: "local" if isinstance(value, str) and config.names_a_path(value) else value
+        for key, value in statistics.items()
+    }
+
+
 def check_audio(trained: store.TrainedModel) -> Tensor:
     """Generate a short clip for each of `CHECK_PROMPTS` and quality 1 and 5, [4, channels, S], on the CPU."""
     model = QAMDT.from_trained(replace(trained, cfg=trained.cfg.copy()), "cpu")
     segment = model.model.backbone.latent_frames / model.codec.frame_rate
     model.set_generation_params(steps=CHECK_STEPS, duration=segment, seed=0, candidates=1, quality=None)
     return torch.cat([model.generate(CHECK_PROMPTS, quality=level) for level in (1, 5)])
-
-
-def _without_paths(cfg: DictConfig) -> DictConfig:
-    """Return the config without what names the machine that trained it."""
-    cfg = tp.cast(DictConfig, OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)))
-    for key in cfg.datasource:
-        if isinstance(cfg.datasource[key], str):
-            cfg.datasource[key] = None
-    for key in ("continue_from", "cache.path", "folder", "quality.statistics"):
-        if isinstance(OmegaConf.select(cfg, key), str):
-            OmegaConf.update(cfg, key, None)
-    OmegaConf.update(cfg, "dora.dir", "./outputs")
-    return cfg
-
-
-def _add_parts(folder: Path, cfg: DictConfig) -> None:
-    """Copy pretrained parts that are local into the export and point its config at them."""
-    content = json.loads((folder / store.CONFIG).read_text())
-    portable = OmegaConf.create(content)
-    for key in store.PART_KEYS:
-        source = OmegaConf.select(cfg, key)
-        if not isinstance(source, str) or not Path(source).exists():
-            continue
-        target = Path(store.PARTS) / key.rpartition(".")[2] / Path(source).name
-        (folder / target.parent).mkdir(parents=True, exist_ok=True)
-        copy: tp.Callable = shutil.copytree if Path(source).is_dir() else shutil.copyfile
-        copy(source, folder / target)
-        OmegaConf.update(portable, key, f"./{target.as_posix()}")
-    (folder / store.CONFIG).write_text(json.dumps(OmegaConf.to_container(portable), indent=2))
 
 
 def model_card(card: Card, trained: store.TrainedModel) -> str:

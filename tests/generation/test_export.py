@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from audiocraft_qamdt.checkpoints import store
 from audiocraft_qamdt.cli import main
 from audiocraft_qamdt.compat import CONFIG_ROOT
 from audiocraft_qamdt.generation import export
-from audiocraft_qamdt.generation.export import Card, check_audio, export_model
+from audiocraft_qamdt.generation.export import Card, check_audio, export_trained
 from audiocraft_qamdt.generation.qamdt import QAMDT
 
 from ..helpers.hub_server import hub
@@ -104,11 +105,11 @@ def with_mel_vae(tmp_path) -> store.TrainedModel:
 
 
 def test_an_export_carries_its_codec(with_mel_vae, tmp_path):
-    store.export(tmp_path / "plain", with_mel_vae)
-    out = export_model(str(tmp_path / "plain"), tmp_path / "out", Card("mel"))
+    (tmp_path / "audioldm" / "vae" / "notes.txt").write_text("mine")
+    out = export_trained(with_mel_vae, tmp_path / "out", Card("mel"))
     expected = check_audio(with_mel_vae)
-    for folder in ("audioldm", "plain"):
-        shutil.rmtree(tmp_path / folder)
+    shutil.rmtree(tmp_path / "audioldm")
+    assert not list(out.rglob("notes.txt")), "only what the model reads is copied"
     moved = out.rename(tmp_path / "moved")
     assert torch.equal(check_audio(store.load(moved)), expected)
     assert OmegaConf.create(json.loads((moved / "config.json").read_text())).latents.mel_vae.checkpoint.startswith("./")
@@ -141,6 +142,143 @@ def test_a_damaged_config_is_named(exported, tmp_path):
     (folder / "config.json").write_text('{"solver":')
     with pytest.raises(ValueError, match="config.json: damaged"):
         store.load(folder)
+
+
+def edited(exported: Path, folder: Path, /, **values: object) -> Path:
+    """A copy of an export whose config says something else; `a__b` is the key a.b."""
+    shutil.copytree(exported, folder)
+    content = json.loads((folder / "config.json").read_text())
+    for name, value in values.items():
+        *path, last = name.split("__")
+        section = content
+        for key in path:
+            section = section.setdefault(key, {})
+        section[last] = value
+    (folder / "config.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"generate__negative_prompt": "${oc.env:HF_TOKEN}"}, "generate.negative_prompt refused"),
+        ({"label": "${seed}"}, "label refused"),
+        ({"conditioners__${oc.env:HF_TOKEN}": {}}, "conditioners refused"),
+        ({"surprise": 1}, "unknown key 'surprise'"),
+        ({"mdt__surprise": 1}, "unknown key 'mdt.surprise'"),
+        ({"latents__surprise": {}}, "unknown key 'latents.surprise'"),
+        ({"mdt__dim": "32"}, "mdt.dim must be int or float, got '32'"),
+        ({"mdt": [1]}, "mdt must be dict"),
+        ({"generate__steps": True}, "generate.steps must be int or float"),
+        ({"generate__clap": 3}, "generate.clap must be str"),
+        ({"sample_rate": float("nan")}, "sample_rate must be a finite number"),
+        ({"latents__encodec__checkpoint": {"a": 1}}, "latents.encodec.checkpoint must be str"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_config_from_elsewhere_is_data_of_known_keys_and_types(exported, tmp_path, values, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        store.load(edited(exported, tmp_path / "hostile", **values))
+
+
+def test_a_nested_config_is_damaged_not_a_crash(exported, tmp_path):
+    folder = edited(exported, tmp_path / "hostile")
+    (folder / "config.json").write_text('{"mdt": ' + "[" * 500_000)
+    with pytest.raises(ValueError, match="config.json: damaged"):
+        store.load(folder)
+
+
+def strings(value: object):
+    if isinstance(value, dict):
+        yield from (text for pair in value.items() for part in pair for text in strings(part))
+    elif isinstance(value, list):
+        yield from (text for part in value for text in strings(part))
+    elif isinstance(value, str):
+        yield value
+
+
+def test_no_string_of_an_export_is_a_path_of_this_machine(exported, tmp_path):
+    home = "/home/alice/secret"
+    values = {
+        "metrics__frechet__reference": home,
+        "metrics__clap__checkpoint": f"~/{home}",
+        "generate__clap": home,
+        "datasource__train": f"../..{home}",
+        "cache__path": home,
+        "continue_from": home,
+        "folder": str(tmp_path),
+        "slurm__setup": [f"source {home}/bin/activate"],
+        "label": f"file://{home}",
+        "optim__note": f"C:\\alice and {home}",
+        "quality__statistics": {"predictor": home},
+        "logging__level": f"x={home}",
+    }
+    source = edited(exported, tmp_path / "source", **values)
+    (source / "quality.json").write_text(
+        json.dumps(json.loads((source / "quality.json").read_text()) | {"predictor": home})
+    )
+    assert main(["export", str(source), "--out", str(tmp_path / "out")]) == 0
+    content = [json.loads((tmp_path / "out" / name).read_text()) for name in ("config.json", "quality.json")]
+    found = [*strings(content), (tmp_path / "out" / "README.md").read_text()]
+    assert len(found) > 20
+    for text in found:
+        assert "alice" not in text and ".." not in text and str(tmp_path) not in text
+        assert not text.startswith(("/", "~")) or text.startswith("//pretrained/")
+
+
+def test_an_export_copies_no_file_that_the_model_does_not_load(exported, tmp_path):
+    secret = tmp_path / "home" / "id_rsa"
+    secret.parent.mkdir()
+    secret.write_text("PRIVATE")
+    values = {"latents__encodec__checkpoint": str(secret.parent), "latents__mel_vae__checkpoint": "./../home/id_rsa"}
+    source = edited(exported, tmp_path / "hostile", **values)
+    (source / "weights").mkdir(exist_ok=True)
+    (source / "weights" / "link").symlink_to(secret)
+    assert main(["export", str(source), "--out", str(tmp_path / "out")]) == 0
+    assert not any(b"PRIVATE" in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("value", ["./../audioldm", "./weights/link"], ids=["..", "symbolic link"])
+def test_parts_outside_of_an_export_are_refused(with_mel_vae, tmp_path, value):
+    store.export(tmp_path / "plain", with_mel_vae)
+    source = edited(tmp_path / "plain", tmp_path / "hostile", latents__mel_vae__checkpoint=value)
+    (source / "weights").mkdir()
+    (source / "weights" / "link").symlink_to(tmp_path / "audioldm")
+    with pytest.raises(ValueError, match="a part of an export lies in its folder"):
+        store.load(source)
+
+
+def test_an_export_s_absolute_part_is_not_copied_into_another(with_mel_vae, tmp_path, caplog):
+    store.export(tmp_path / "plain", with_mel_vae)
+    assert main(["export", str(tmp_path / "plain"), "--out", str(tmp_path / "out")]) == 1
+    assert "is outside of that export" in caplog.text and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["music", "export and more", "another model", "file"])
+def test_an_export_replaces_nothing_but_an_export(trained, exported, tmp_path, caplog, kind):
+    out = tmp_path / "out"
+    if kind == "file":
+        out.write_text("precious")
+    elif kind == "export and more":
+        shutil.copytree(exported, out)
+        (out / "thesis.txt").write_text("precious")
+    else:
+        out.mkdir()
+        (out / "thesis.txt").write_text("precious")
+    if kind == "another model":
+        (out / "thesis.txt").unlink()
+        (out / "config.json").write_text('{"model_type": "gpt2"}')
+        (out / "model.safetensors").write_bytes(b"weights")
+    before = {path: path.read_bytes() for path in [out, *out.rglob("*")] if path.is_file()}
+    assert main(["export", str(trained.experiment), "--out", str(out)]) == 1
+    assert str(out) in caplog.text
+    assert before == {path: path.read_bytes() for path in [out, *out.rglob("*")] if path.is_file()}
+
+
+def test_an_export_that_was_killed_between_its_renames_is_found_again(exported, tmp_path):
+    (tmp_path / ".model.qamdt-old").parent.mkdir(exist_ok=True)
+    shutil.copytree(exported, tmp_path / ".model.qamdt-old")
+    assert store.load(tmp_path / "model").model and not (tmp_path / ".model.qamdt-old").exists()
 
 
 def qamdt(url: str, home: Path, *argv: object) -> subprocess.CompletedProcess:
