@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..slurm.shards import Shard, add_shard_options, run_shards
+from ..utils.files import claim, holds_only
 from .output import say
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def _compare(args: argparse.Namespace) -> int:
     from ..captions.compare import compare
     from ..captions.settings import load_settings
 
+    claim(args.out, "qamdt captions compare", holds_only("compare.json", "compare.*"))
     comparison = compare(args.manifest, load_settings(args.config, args.overrides), tracks=args.tracks)
     comparison.write(args.out)
     say([*comparison.lines(), str(args.out / "compare.png")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..utils.files import claim, holds_only
 from .generate import add_knobs, given_knobs
 from .output import say
 
@@ -32,6 +33,7 @@ def _quality_curve(args: argparse.Namespace) -> int:
     from ..quality.predictors.base import load_predictor
     from ..reports.quality_curve import along_rise, by_level, write_curves
 
+    claim(args.out, "qamdt quality-curve", holds_only("quality_curve.json", "quality_curve.*"))
     model = QAMDT.get_pretrained(args.model, args.device)
     labels = store.load(args.model).quality_statistics.get("predictor")
     judge = load_predictor(args.judge, args.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..utils.files import claim, holds_only
 from .output import say
 
 
@@ -26,6 +27,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 def _report(args: argparse.Namespace) -> int:
     if bool(args.signatures) == bool(args.grid):
         raise ValueError("report: give signatures, or --grid NAME, and not both")
+    claim(args.out, "qamdt report", holds_only("report.html", "report.md", "*.csv", "*.png"))
     return _report_grid(args) if args.grid else _report_runs(args)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.manifest import MANIFEST_FILES, read_sidecar, sidecar_path, write_manifest
-from ..utils.files import replacing, write_json
+from ..utils.files import claim, replacing, write_json
 from .degradation import CALIBRATION_KINDS, degrade
 from .synthesis import Piece, compose, render, tempo_word
 
@@ -178,7 +178,7 @@ def _check_recipe(folder: Path, recipe: dict[str, Any]) -> None:
             f"{folder} holds a playground made with another {' and '.join(different)} "
             f"({path}): choose another folder or remove it"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, "qamdt playground", lambda folder: (folder / RECIPE_FILE).is_file())
     write_json(path, recipe)
 
 

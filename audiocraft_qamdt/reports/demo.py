@@ -22,11 +22,12 @@ from ..compat import CONFIG_ROOT
 from ..data.manifest import read_descriptions
 from ..generation.export import Card, export_model
 from ..generation.qamdt import QAMDT
-from ..playground.dataset import make_dataset
+from ..playground.dataset import RECIPE_FILE, make_dataset
 from ..quality.annotate import annotate, score_clip
 from ..quality.predictors.base import Predictor, load_predictor
 from ..train import main
 from ..utils import pages, plots
+from ..utils.files import claim
 
 from audiocraft.data.audio import audio_write
 
@@ -72,6 +73,7 @@ def run_demo(out: Path, *, tracks: int = 100, epochs: int = 1) -> Path:
     """
     out = out.resolve()
     data, results = out / "data", out / "results"
+    claim(out, "qamdt demo", lambda folder: (folder / "data" / RECIPE_FILE).is_file())
     results.mkdir(parents=True, exist_ok=True)
     predictor, clips = load_predictor(PREDICTOR), []
     logger.info("1/4 playground: %d tracks in %s", tracks, data)

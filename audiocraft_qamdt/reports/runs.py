@@ -176,7 +176,8 @@ def _samples(run: Run, out: Path, count: int) -> tp.Iterator[str]:
         yield f"<p>{html.escape(run.name)} has no samples.</p>"
     for group in sorted({sample.group for sample in run.samples}):
         chosen = [sample for sample in run.samples if sample.group == group]
-        yield f"<h3>Quality {group}: {min(count, len(chosen))} of {len(chosen)}, epoch {chosen[0].epoch}</h3>"
+        epoch = html.escape(str(chosen[0].epoch))
+        yield f"<h3>Quality {html.escape(group)}: {min(count, len(chosen))} of {len(chosen)}, epoch {epoch}</h3>"
         figures = (_figure(sample, out, f"{run.name}_{group}_{index}") for index, sample in enumerate(chosen[:count]))
         yield f'<div class="grid">{"".join(figures)}</div>'
 

@@ -109,16 +109,23 @@ COMPARED = "Difference of the means, and whether the intervals of ±1 standard d
 
 def markdown(sweep: Sweep, reference: Arm | None = None, drawn: tp.Sequence[Path] = ()) -> list[str]:
     """Return the report's lines in Markdown; pictures are taken to be beside it."""
-    common = " ".join(f"`{key}={value}`" for key, value in sweep.common.items())
-    lines = [f"# Grid {sweep.name}", "", _headline(sweep), "", *pages.markdown_table(*means(sweep)), ""]
+    common = " ".join(f"`{pages.markdown_text(f'{key}={value}')}`" for key, value in sweep.common.items())
+    lines = [
+        f"# Grid {pages.markdown_text(sweep.name)}",
+        "",
+        _headline(sweep),
+        "",
+        *pages.markdown_table(*means(sweep)),
+        "",
+    ]
     if common:
         lines += [f"All runs: {common}", ""]
     if reference is not None:
-        lines += [f"## Relative to {reference.name}", "", COMPARED, ""]
+        lines += [f"## Relative to {pages.markdown_text(reference.name)}", "", COMPARED, ""]
         lines += [*pages.markdown_table(*comparison(sweep, reference)), ""]
     for title, items in (("Remarks", remarks(sweep)), ("Not counted", _left_out(sweep))):
         if items:
-            lines += [f"## {title}", "", *(f"- {item}" for item in items), ""]
+            lines += [f"## {title}", "", *(f"- {pages.markdown_text(item)}" for item in items), ""]
     return lines + [f"![{path.stem}]({path.name})" for path in drawn]
 
 

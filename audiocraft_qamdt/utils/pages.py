@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import typing as tp
 from pathlib import Path
@@ -21,6 +22,13 @@ audio { width: 100%; height: 2.2rem; } figcaption { font-size: .85rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e5e5e5; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 """
+
+
+POLICY = (
+    "default-src 'none'; img-src data:; media-src data:; base-uri 'none'; form-action 'none'; "
+    f"style-src 'sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'"
+)
+"""Policy of a page: pictures and sound within it, and its own style; no script runs."""
 
 
 class Cell(tp.NamedTuple):
@@ -53,8 +61,14 @@ def markdown_table(head: tp.Sequence[str], rows: tp.Iterable[tp.Sequence[Cell]])
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = cell.text.replace("|", "\\|")
+    text = markdown_text(cell.text)
     return f"**{text}**" if cell.bold else text
+
+
+def markdown_text(text: str) -> str:
+    """A text from a file as Markdown shows it: on one line, without markup, links or cells of its own."""
+    flat = html.escape(" ".join(text.split()), quote=False)
+    return flat.replace("|", "\\|").replace("](", "]\\(").replace("`", "'")
 
 
 def embed(content: bytes, kind: str) -> str:
@@ -64,8 +78,11 @@ def embed(content: bytes, kind: str) -> str:
 
 def pictures(paths: tp.Iterable[Path]) -> str:
     """Return PNG files side by side."""
-    images = "".join(f'<img src="{embed(path.read_bytes(), "image/png")}" alt="{path.stem}">' for path in paths)
-    return f'<div class="grid plots">{images}</div>'
+    return f'<div class="grid plots">{"".join(map(_picture, paths))}</div>'
+
+
+def _picture(path: Path) -> str:
+    return f'<img src="{embed(path.read_bytes(), "image/png")}" alt="{html.escape(path.stem)}">'
 
 
 def write_page(path: Path, title: str, parts: tp.Iterable[str]) -> None:
@@ -78,6 +95,7 @@ def write_page(path: Path, title: str, parts: tp.Iterable[str]) -> None:
     """
     page = (
         '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
         + "\n".join(parts)

@@ -45,7 +45,8 @@ def test_page_holds_everything_it_shows(trained, tmp_path, capsys):
     page = (tmp_path / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
     assert sources and all(source.startswith(("data:image/png", "data:audio/flac")) for source in sources)
-    assert "http" not in re.sub(r'"data:[^"]*"', "", page)
+    assert "http" not in re.sub(r'"data:[^"]*"|http-equiv', "", page)
+    assert "default-src 'none'" in page and "unsafe" not in page
     headings = re.findall(r"<h3>(Quality .): (\d+) of (\d+), epoch 2</h3>", page)
     clips = list((outputs / "xps" / signature / "samples" / "2").glob("*.wav"))
     assert len(headings) > 1 and sum(int(total) for *_, total in headings) == len(clips)

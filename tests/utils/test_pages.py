@@ -13,6 +13,7 @@ from audiocraft_qamdt.utils.pages import Cell, embed, html_table, markdown_table
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 )
+MARKUP = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>|[a](javascript:alert(1))`"
 
 
 class Read(HTMLParser):
@@ -75,3 +76,32 @@ def test_a_page_loads_nothing_from_outside(page):
 
 def test_a_picture_is_named_by_its_file(page):
     assert [attributes["alt"] for tag, attributes in Read(page).tags if tag == "img"] == ["loss"]
+
+
+def test_markup_in_a_table_is_text_in_html():
+    table = html_table([MARKUP], [[Cell(MARKUP)], [Cell(MARKUP, bold=True)]])
+    assert "<script" not in table and "<img" not in table and table.count("&lt;script&gt;") == 3
+
+
+def test_markup_in_a_table_is_text_in_markdown():
+    (*_, line) = markdown_table(["a"], [[Cell(MARKUP + "\n# head")]])
+    assert "<" not in line and "](javascript" not in line and "\n" not in line and "\\|" in line
+
+
+def test_a_page_has_a_policy_that_runs_no_script(tmp_path):
+    write_page(tmp_path / "page.html", MARKUP, ["<p>text</p>"])
+    page = (tmp_path / "page.html").read_text()
+    assert "default-src 'none'" in page and "script-src" not in page and "unsafe-inline" not in page
+    assert "<script" not in page
+
+
+@pytest.mark.parametrize("field", ["name", "argv", "metric", "stage"])
+def test_no_text_of_an_experiment_becomes_markup(tmp_path, field):
+    from audiocraft_qamdt.reports.runs import Run, write_report
+
+    name = MARKUP.replace("/", "") if field == "name" else "3f2a"
+    metric, stage = (MARKUP if field == one else other for one, other in (("metric", "silent"), ("stage", "evaluate")))
+    history = [{"train": {"loss": 1.0}, "valid": {"loss": 1.0}, stage: {metric: 0.5}}]
+    argv = [MARKUP] if field == "argv" else []
+    page = write_report([Run(name, argv, history, [])], tmp_path / "out").read_text()
+    assert "<script" not in page and "<img src=x" not in page
