@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import shutil
 import socket
 import tempfile
+import threading
+import time
 import typing as tp
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,7 @@ from pathlib import Path
 from ..data.attributes import Curve
 from ..diffusion.settings import STOCHASTIC
 from ..utils import plots
+from .admission import Admission, hosts_of
 from .files import Job, run_jobs
 from .params import KNOBS
 from .qamdt import QAMDT
@@ -28,7 +32,10 @@ EXAMPLES = [
 ]
 _KNOBS = ("negative_prompt", "quality", "duration", "steps", "guidance_scale")
 """Settings with a control on the page; beside them it has the first seed and the number of clips."""
+TEXTS = ("prompt", "negative_prompt")
 _KEEP_SECONDS = 3600
+_KEEP_FILES = 600
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Limits:
         steps: most sampling steps.
         queue: most requests that wait.
         words: longest prompt.
+        characters: longest text of one field.
     """
 
     duration: float = 60.0
@@ -48,6 +56,7 @@ class Limits:
     steps: int = 200
     queue: int = 16
     words: int = 1000
+    characters: int = 10_000
 
     def check(self, asked: Asked) -> None:
         """Refuse what is beyond the limits, whatever the page's own controls allow.
@@ -55,6 +64,8 @@ class Limits:
         Raises:
             ValueError: naming the limit.
         """
+        for field in dataclasses.fields(Asked):
+            _check_field(field.name, getattr(asked, field.name), self.characters)
         words = len(f"{asked.prompt} {asked.negative_prompt}".split())
         limits = {
             "duration": (asked.duration, self.duration, "s"),
@@ -65,6 +76,14 @@ class Limits:
         for name, (value, largest, unit) in limits.items():
             if value > largest:
                 raise ValueError(f"{name}: {value:g} {unit}, but this page makes at most {largest:g} {unit}")
+
+
+def _check_field(name: str, value: tp.Any, characters: int) -> None:
+    if name in TEXTS:
+        if not isinstance(value, str) or len(value) > characters:
+            raise ValueError(f"{name}: give a text of at most {characters} characters")
+    elif name != "changes" and not (isinstance(value, (int, float)) and math.isfinite(value)):
+        raise ValueError(f"{name}: give a number")
 
 
 @dataclass(frozen=True)
@@ -149,17 +168,17 @@ def build(model: QAMDT, name: str, limits: Limits, folder: Path) -> tp.Any:
                 outputs = _outputs(gradio, limits.candidates)
 
         def generate(*values: tp.Any, progress: tp.Any = gradio.Progress()) -> list[tp.Any]:  # noqa: B008
-            for shown_before in folder.iterdir():  # one request at a time, and the page has its own copies
-                shutil.rmtree(shown_before)
+            _remove_old(folder)
             try:
-                clips = make_clips(
-                    model,
-                    name,
-                    Asked(*values),
-                    limits,
-                    Path(tempfile.mkdtemp(dir=folder)),
-                    lambda done, total: progress((done, total), desc="denoising", unit="steps"),
-                )
+                with _ONE_AT_A_TIME:  # the queue sees to it; this holds whatever else may call
+                    clips = make_clips(
+                        model,
+                        name,
+                        Asked(*values),
+                        limits,
+                        Path(tempfile.mkdtemp(dir=folder)),
+                        lambda done, total: progress((done, total), desc="denoising", unit="steps"),
+                    )
             except (ValueError, RuntimeError) as error:
                 raise gradio.Error(str(error), print_exception=False) from error
             shown = [gradio.update(value=str(file), visible=True) for clip in clips for file in clip]
@@ -170,15 +189,29 @@ def build(model: QAMDT, name: str, limits: Limits, folder: Path) -> tp.Any:
     return page.queue(max_size=limits.queue, default_concurrency_limit=1)
 
 
+def _remove_old(folder: Path) -> None:
+    """Remove clips that the page has had its own copies of for long."""
+    for made in folder.iterdir():
+        if made.stat().st_mtime < time.time() - _KEEP_FILES:
+            shutil.rmtree(made, ignore_errors=True)
+
+
 def _controls(gradio: tp.Any, model: QAMDT, limits: Limits) -> dict[str, tp.Any]:
     """Build the inputs by the names of `Asked`'s fields, in their order."""
     defaults = model.params.to_dict()
     controls: dict[str, tp.Any] = {
-        "prompt": gradio.Textbox(label="Prompt", lines=2, elem_id="prompt", placeholder="slow piano, warm strings"),
+        "prompt": gradio.Textbox(
+            label="Prompt",
+            lines=2,
+            max_length=limits.characters,
+            elem_id="prompt",
+            placeholder="slow piano, warm strings",
+        ),
         "negative_prompt": gradio.Textbox(
             defaults["negative_prompt"] or "",
             label="Negative prompt",
             info=_help("negative_prompt"),
+            max_length=limits.characters,
             elem_id="negative",
         ),
         "quality": gradio.Slider(1, 5, 5, step=0.5, label="Quality", elem_id="quality"),
@@ -249,12 +282,14 @@ def serve(
     limits: Limits,
     host: str = "127.0.0.1",
     port: int = 7860,
+    allow_hosts: tp.Sequence[str] = (),
 ) -> None:
     """Load a model and show the page until interrupted.
 
     Args:
         name, device, dtype: see `QAMDT.get_pretrained`.
         host: address to listen on.
+        allow_hosts: further names that browsers may call this server by.
     Raises:
         RuntimeError: gradio is not installed.
         OSError: the port is taken.
@@ -271,6 +306,8 @@ def serve(
             share=False,
             ssr_mode=False,
             quiet=True,
+            max_file_size=1,  # bytes: the page takes no files
+            app_kwargs={"middleware": [_admission(host, allow_hosts)]},
             footer_links=["api"],
             theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         )
@@ -283,6 +320,13 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
             raise OSError(f"cannot listen on {host}:{port} ({error}): choose another --port or --host") from error
+
+
+def _admission(host: str, allow_hosts: tp.Sequence[str]) -> tp.Any:
+    from starlette.middleware import Middleware
+
+    names, everywhere = hosts_of(host, allow_hosts)
+    return Middleware(Admission, hosts=names, any_address=everywhere)
 
 
 def _gradio() -> tp.Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -10,6 +11,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,17 +58,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def served(request, tmp_path_factory):
-    """`qamdt app` with the trained model: its address, and the file that names connections it tried to make."""
+@contextmanager
+def serving(trained, folder: Path, *options: str) -> Iterator[tuple[str, Path, int]]:
+    """`qamdt app` with the trained model: address, file that names connections it tried to make, process."""
     pytest.importorskip("gradio", reason='it is not installed: pip install "audiocraft_qamdt[app]"')
-    pytest.importorskip("playwright", reason="it is not installed: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine: apt-get install chromium")
-    trained, folder = request.getfixturevalue("trained"), tmp_path_factory.mktemp("app")
     port, outside = free_port(), folder / "outside"
     command = [sys.executable, "-c", GUARD, str(outside), "app", "--model", str(trained.export), "--device", "cpu"]
-    command += ["--port", str(port), "--max-duration", "4", "--max-candidates", "2", "--max-steps", "8"]
+    command += ["--port", str(port), "--max-duration", "4", "--max-candidates", "2", "--max-steps", "8", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
     environment["GRADIO_TEMP_DIR"] = str(folder / "gradio")
     environment["PYTHONPATH"] = os.pathsep.join([str(CONFIG_ROOT.parent), environment.get("PYTHONPATH", "")])
@@ -72,10 +72,20 @@ def served(request, tmp_path_factory):
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
         _wait_for(f"http://127.0.0.1:{port}/", process, folder / "log")
-        yield f"http://127.0.0.1:{port}/", outside
+        yield f"http://127.0.0.1:{port}/", outside, process.pid
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def served(request, tmp_path_factory):
+    """That server, for a browser."""
+    pytest.importorskip("playwright", reason="it is not installed: pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine: apt-get install chromium")
+    with serving(request.getfixturevalue("trained"), tmp_path_factory.mktemp("app")) as server:
+        yield server
 
 
 def _wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
@@ -175,6 +185,71 @@ def test_requests_beyond_the_limits_are_refused_by_the_server(model, tmp_path):
     seen = []
     clips = make_clips(model, "m", asked, limits, tmp_path, lambda done, total: seen.append((done, total)))
     assert [path.name for path in clips[0]] == ["0.wav", "0.png"] and seen == [(1, 2), (2, 2)]
+
+
+def peak_memory(pid: int) -> int:
+    """Most memory that a process ever had, in kB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+def post(url: str, values: list) -> tuple[int, str, str]:
+    """Status, Retry-After and body of the answer to a request to generate."""
+    request = urllib.request.Request(url, json.dumps({"data": values}).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE / 1000) as reply:
+            return reply.status, "", reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers.get("Retry-After", ""), ""
+
+
+def generated(url: str, values: list) -> str:
+    """The event stream of a request that is let into the queue; "" where it is not."""
+    status, _, body = post(f"{url}gradio_api/call/generate", values)
+    if status != 200:
+        return ""
+    address = f"{url}gradio_api/call/generate/{json.loads(body)['event_id']}"
+    with urllib.request.urlopen(address, timeout=PATIENCE / 1000) as reply:
+        return reply.read().decode()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_thirty_requests_at_once_take_the_memory_of_one(trained, tmp_path):
+    values = [["piano", "", 3, False, 1, 3, 5, 2, 4, 1, seed, 2] for seed in range(0, 60, 2)]
+    with serving(trained, tmp_path, "--max-queue", "4") as (url, _, pid):
+        assert "event: complete" in generated(url, values[0])
+        alone = peak_memory(pid)
+        with ThreadPoolExecutor(60) as pool:
+            direct = pool.map(lambda asked: post(f"{url}gradio_api/run/generate", asked), values)
+            queued = pool.map(lambda asked: post(f"{url}gradio_api/call/generate", asked), values)
+            direct, queued = list(direct), list(queued)
+        assert {status for status, *_ in direct} == {403}
+        refused = [wait for status, wait, _ in queued if status == 503]
+        assert len(refused) >= 20 and all(int(wait) > 0 for wait in refused)
+        assert len(refused) + sum(status == 200 for status, *_ in queued) == 30
+        assert "event: complete" in _after_the_others(url, values[0])
+        assert peak_memory(pid) < 1.3 * alone
+        assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def _after_the_others(url: str, values: list) -> str:
+    end = time.monotonic() + PATIENCE / 1000
+    while not (stream := generated(url, values)) and time.monotonic() < end:
+        time.sleep(0.5)
+    return stream
+
+
+@pytest.mark.slow
+def test_uploads_long_texts_and_foreign_hosts_are_refused(trained, tmp_path):
+    values = ["x" * 20_000, "", 3, False, 1, 3, 5, 1, 1, 1, 0, 1]
+    with serving(trained, tmp_path) as (url, *_):
+        assert "event: complete" not in generated(url, values)
+        assert post(f"{url}gradio_api/call/generate", ["x" * 20_000_000, *values[1:]])[0] == 413
+        assert post(f"{url}gradio_api/upload", values)[0] == 403
+        request = urllib.request.Request(url, headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(request, timeout=60)
 
 
 def test_without_gradio_the_error_names_the_extra(monkeypatch, caplog, trained):

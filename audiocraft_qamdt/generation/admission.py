@@ -1,0 +1,138 @@
+"""Admission to the web page's server: known hosts, the page's own routes, and bodies of the size of its fields."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import typing as tp
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from urllib.parse import urlsplit
+
+LARGEST_BODY = 1 << 19  # bytes; the page's fields fill half of it at most
+SLOWEST_BODY = 30.0  # seconds
+RETRY_AFTER = 10  # seconds, of a full queue
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+POSTS = frozenset({"queue/join", "call/generate", "call/v2/generate", "cancel", "reset"})
+"""Routes under /gradio_api that the page posts to; all that generate go through the queue."""
+CLOSED = ("proxy=", "upload", "dev/", "run-history", "runs", "vibe", "stream/", "custom_component/")
+"""Routes under /gradio_api that a page without uploads, streams and proxies has no use for."""
+
+Message = MutableMapping[str, tp.Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class Admission:
+    """ASGI middleware around gradio's application.
+
+    Args:
+        app: what is let into.
+        hosts: names that a request's Host (and Origin) may give; loopback is always known.
+        any_address: take numeric addresses too: the server listens on all of the machine's.
+    """
+
+    def __init__(self, app: tp.Any, hosts: Iterable[str] = (), any_address: bool = False) -> None:
+        self.app = app
+        self.hosts = LOOPBACK | {host.lower() for host in hosts}
+        self.any_address = any_address
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return
+        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        refused = self._refusal(scope, headers)
+        if refused is not None:
+            await _answer(send, *refused)
+            return
+        if scope["method"] == "POST":
+            body = await _body(receive)
+            if body is None:
+                await _answer(send, 413, f"a request of more than {LARGEST_BODY} bytes, or too slow a one")
+                return
+            receive = _replay(body, receive)
+        await self.app(scope, receive, _with_retry_after(send))
+
+    def _refusal(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
+        if not self.knows(headers.get("host", "")):
+            return 403, "unknown host: name it with --host or --allow-host"
+        origin = headers.get("origin")
+        if origin and not self.knows(urlsplit(origin).netloc):
+            return 403, "another site's page asks"
+        if not _length_fits(headers.get("content-length", "0")):
+            return 413, f"a request of more than {LARGEST_BODY} bytes"
+        path = scope["path"].strip("/").removeprefix("gradio_api/")
+        if scope["method"] == "POST" and path not in POSTS:
+            return 403, "this page generates through its queue only: POST /gradio_api/call/generate"
+        if scope["method"] not in ("GET", "HEAD", "POST") or path.startswith(CLOSED) or path == "monitoring":
+            return 403, "not a route of this page"
+        return None
+
+    def knows(self, authority: str) -> bool:
+        """Return whether a Host header names this server."""
+        try:
+            name = urlsplit(f"//{authority}").hostname or ""
+        except ValueError:
+            return False
+        if name.rstrip(".") in self.hosts:
+            return True
+        try:
+            return self.any_address and bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
+
+
+def hosts_of(host: str, allowed: Iterable[str]) -> tuple[list[str], bool]:
+    """Names that a server on `host` goes by, and whether numeric addresses do too (it listens on all)."""
+    everywhere = host in ("0.0.0.0", "::", "")
+    return [*allowed, *([socket.gethostname()] if everywhere else [host])], everywhere
+
+
+def _length_fits(length: str) -> bool:
+    return length.isascii() and length.isdigit() and len(length) < 12 and int(length) <= LARGEST_BODY
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The whole body; None where it is too large, too slow or cut off."""
+    content = bytearray()
+
+    async def read() -> bool:
+        while True:
+            message = await receive()
+            content.extend(message.get("body", b""))
+            if message["type"] != "http.request" or len(content) > LARGEST_BODY:
+                return False
+            if not message.get("more_body"):
+                return True
+
+    try:
+        return bytes(content) if await asyncio.wait_for(read(), SLOWEST_BODY) else None
+    except asyncio.TimeoutError:  # noqa: UP041  (another class than TimeoutError on Python 3.10)
+        return None
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def next_message() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return next_message
+
+
+def _with_retry_after(send: Send) -> Send:
+    async def answer(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] == 503:
+            headers = [*message.get("headers", []), (b"retry-after", str(RETRY_AFTER).encode())]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return answer
+
+
+async def _answer(send: Send, status: int, text: str) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": f"{text}\n".encode()})
