@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import time
 import typing as tp
@@ -28,6 +29,8 @@ from .metrics import base, stage, table
 from .models.compiling import compiled
 from .models.layers import Block
 from .models.masking import TokenMask, draw_mask
+from .utils.files import replacing_durably
+from .utils.patching import replaced
 from .utils.randomness import keyed_generator, keyed_seed, seed_libraries
 
 import flashy
@@ -41,6 +44,7 @@ from audiocraft.utils.utils import dict_from_config, get_dataset_from_loader
 
 Batch = tuple[Tensor, list[QualityMusicInfo]]
 
+LITTLE_ROOM = 64  # MiB; with less, a checkpoint fails for want of room whatever the error says
 _VALIDATION = "validation"
 """Key of the noise that every run validates with: losses compare between epochs and runs."""
 
@@ -257,16 +261,17 @@ class QAMDTSolver(MusicGenSolver):
             store.check_fits(source, weights, cfg, self.model.state_dict(), self.cfg)
 
     def save_checkpoints(self) -> None:
-        """As in AudioCraft; when the disk is full, the previous checkpoint stays and no part of the new one does."""
+        """Save as AudioCraft does, safe from a power failure; with a full disk the previous checkpoint stays alone."""
         try:
-            super().save_checkpoints()
+            with replaced(flashy.utils, "write_and_rename", replacing_durably):
+                super().save_checkpoints()
         except (OSError, RuntimeError) as error:
-            for part in self.folder.glob("checkpoint*.tmp"):
-                part.unlink()
             free = shutil.disk_usage(self.folder).free / 2**20
+            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or free < LITTLE_ROOM
+            remedy = f"make room ({free:.0f} MiB are free) and start again" if full else "start again"
             raise OSError(
-                f"checkpoint of epoch {self.epoch - 1} could not be saved in {self.folder} ({free:.0f} MiB free): "
-                f"{error}. The previous checkpoint is untouched; make room and start again to resume"
+                f"checkpoint of epoch {self.epoch - 1} could not be saved in {self.folder}: {error}. "
+                f"The previous checkpoint is untouched; {remedy} to resume"
             ) from error
 
     # ---- training and validation

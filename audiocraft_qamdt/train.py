@@ -6,16 +6,19 @@ config. AudioCraft's own solvers run from here too when its config is on the sea
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
 import random
+import socket
 import sys
+import time
 import typing as tp
 from pathlib import Path
 
 import omegaconf
-from dora import XP, git_save, hydra_main
+from dora import XP, get_xp, git_save, hydra_main
 from dora.conf import SlurmConfig
 
 from audiocraft_qamdt.utils import prepared
@@ -25,6 +28,7 @@ from .register import register
 from .slurm.team import training_parameters
 from .utils.dora import base_config, read_arguments_by
 from .utils.errors import reporting
+from .utils.files import locked, remove_dead_parts
 from .utils.quoting import quoted
 
 import flashy
@@ -32,6 +36,8 @@ from audiocraft.environment import AudioCraftEnvironment
 from audiocraft.utils.cluster import get_slurm_parameters
 
 logger = logging.getLogger(__name__)
+LOCK = "running.lock"
+LOST_NODE = 120.0  # seconds; NFS frees the locks of a client that is gone after 90
 register()
 
 
@@ -146,6 +152,41 @@ def _run(cfg: omegaconf.DictConfig) -> None:
     log_name = f"{cfg.execute_only or 'solver'}.log.{{rank}}"
     flashy.setup_logging(level=logging.getLevelName(str(cfg.logging.level).upper()), log_name=log_name)
     flashy.distrib.init(backend="nccl" if resolve_device(cfg.device) == "cuda" else "gloo")
+    with contextlib.nullcontext() if cfg.show else _alone():
+        _solve(cfg)
+
+
+@contextlib.contextmanager
+def _alone() -> tp.Iterator[None]:
+    """Hold the experiment's folder: two processes that train in it would replace each other's checkpoints."""
+    if not flashy.distrib.is_rank_zero():
+        yield
+        return
+    folder = get_xp().folder
+    with contextlib.ExitStack() as stack:
+        try:
+            _take(stack, folder / LOCK)
+        except BlockingIOError as error:
+            logger.error("%s is already run by another process (%s): wait for it, or end it first", folder, error)
+            sys.exit(1)
+        remove_dead_parts(folder)
+        yield
+
+
+def _take(stack: contextlib.ExitStack, lock: Path) -> None:
+    """Take the lock, and wait where another machine holds it: a file server frees a dead node's locks after a while."""
+    end = time.monotonic() + LOST_NODE
+    while True:
+        try:
+            stack.enter_context(locked(lock, wait=False))
+            return
+        except BlockingIOError as error:
+            if str(error).endswith(f" on {socket.gethostname()}") or time.monotonic() > end:
+                raise
+            time.sleep(1)
+
+
+def _solve(cfg: omegaconf.DictConfig) -> None:
     solver = get_solver(cfg)
     if cfg.show:
         solver.show()

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import typing as tp
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from audiocraft_qamdt.utils import prepared
 from .. import __version__
 from ..diffusion.settings import parse_interval
 from ..utils.audio import SUFFIXES
-from ..utils.files import replacing, write_json
+from ..utils.files import locked, part_of, remove_dead_parts, sync, write_json
 from ..utils.outputs import check_folder, check_ours
 from ..utils.reading import parse_json, read_json, read_lines
 from .params import KNOBS, GenerationParams, parse_quality, renamed
@@ -32,6 +33,8 @@ from audiocraft.data.audio import audio_write
 
 FORMATS = ("wav", "flac", "mp3", "ogg")
 _NO_PROMPTS = (".csv", ".tsv", ".json", ".xlsx", ".xls", ".ods", ".yaml", ".yml")
+DIGEST = "sha256"
+"""Key of a clip's settings: hash of the audio that they are about."""
 _LOUDNESS_NEEDS = 0.5
 """Seconds that a loudness can be measured of (ITU-R BS.1770 takes blocks of 0.4 s)."""
 
@@ -176,6 +179,7 @@ def check_writable(jobs: Sequence[Job]) -> None:
     """
     for folder in sorted({job.path.parent for job in jobs}):
         check_folder(folder)
+        remove_dead_parts(folder)
         folder.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         check_ours(job.sidecar, functools.partial(_is_record_of, job), f"the settings of {job.path.name}")
@@ -223,14 +227,14 @@ def run_jobs(
     """
     origin = {"model": name, "weights": fingerprint(model), "version": __version__}
     clips = [_clip(model, job, origin) for job in jobs]
-    made = [_is_made(clip, overwrite) for clip in clips]
+    made = [_is_made(clip.job, clip.record, overwrite) for clip in clips]
     yield from (clip.job.path for clip, is_made in zip(clips, made, strict=True) if is_made)
     todo = [clip for clip, is_made in zip(clips, made, strict=True) if not is_made]
     with tqdm(total=len(todo), unit="clip", disable=None) as bar:
         report = progress or (lambda done, total: bar.set_postfix_str(f"step {done} of {total}"))
         for batch in _batches(todo, batch_size):
             for clip, audio in zip(batch, _make(batch, model, report), strict=True):
-                yield write(clip.job, audio, model.sample_rate, clip.record)
+                yield write(clip.job, audio, model.sample_rate, clip.record, overwrite)
                 bar.update()
 
 
@@ -262,13 +266,25 @@ def _make(batch: list[_Clip], model: QAMDT, progress: Progress) -> Tensor:
     return model.generate_from(attributes, seeds, _shared(batch[0].params), progress)
 
 
-def _is_made(clip: _Clip, overwrite: bool) -> bool:
-    if not clip.job.path.exists():
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_made(job: Job, record: dict[str, tp.Any], overwrite: bool) -> bool:
+    """Return whether the clip is there with these settings, which are about this very audio (older ones do not say)."""
+    _finish(job)
+    if not job.path.exists():
         return False
-    if _known_record(clip.job.sidecar) == clip.record:
+    known = _known_record(job.sidecar) or {}
+    digest = known.pop(DIGEST, None)
+    if known == record and digest in (None, _digest(job.path)):
         return True
     if not overwrite:
-        raise ValueError(f"{clip.job.path} was made with other settings: choose another --out, or give --overwrite")
+        raise ValueError(f"{job.path} was made with other settings: choose another --out, or give --overwrite")
     return False
 
 
@@ -288,18 +304,50 @@ def _known_record(sidecar: Path) -> dict[str, tp.Any] | None:
     return renamed({**record, **short, **long})
 
 
-def write(job: Job, audio: Tensor, sample_rate: int, record: dict[str, tp.Any]) -> Path:
+def write(job: Job, audio: Tensor, sample_rate: int, record: dict[str, tp.Any], overwrite: bool = False) -> Path:
     """Write a clip [channels, S] through AudioCraft's `audio_write`, at its loudness, and its settings beside it.
 
-    The file is under its name when it and its settings are complete, not before.
+    The settings hold the audio's hash. What they are to be is written down first, so that a process killed between the
+    two renames leaves what `_finish` completes.
+
+    Raises:
+        ValueError: another process has meanwhile made a clip of that name with other settings.
     """
     job.path.parent.mkdir(parents=True, exist_ok=True)
+    part = part_of(job.path, "part")
     long = audio.shape[-1] >= _LOUDNESS_NEEDS * sample_rate
     options: dict[str, tp.Any] = {"strategy": "loudness", "loudness_compressor": True} if long else {"strategy": "peak"}
-    with replacing(job.path) as part:
+    try:
         audio_write(part, audio, sample_rate, job.path.suffix[1:].lower(), add_suffix=False, **options)
-        write_json(job.sidecar, record)
+        sync(part)
+        with locked(job.path.parent):
+            if not _is_made(job, record, overwrite):
+                write_json(_planned(job), {**record, DIGEST: _digest(part)})
+                os.replace(part, job.path)
+                os.replace(_planned(job), job.sidecar)
+    finally:
+        part.unlink(missing_ok=True)
     return job.path
+
+
+def _planned(job: Job) -> Path:
+    """Settings of a clip whose audio is about to be put in place."""
+    return job.path.with_name(f".{job.path.name}.planned.json")
+
+
+def _finish(job: Job) -> None:
+    """Complete what a killed process has left of a clip: its settings, where the audio that they are about is there."""
+    planned = _planned(job)
+    try:
+        known = json.loads(planned.read_text(encoding="utf-8"))
+        if job.path.exists() and known.get(DIGEST) == _digest(job.path):
+            os.replace(planned, job.sidecar)
+        else:
+            planned.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return
+    except (ValueError, AttributeError):
+        planned.unlink(missing_ok=True)
 
 
 def fingerprint(model: QAMDT) -> str:
