@@ -55,6 +55,7 @@ def import_official(
     Raises:
         ValueError: a file that is damaged, holds code, NaN weights, or keys that are missing, extra or misshapen.
     """
+    store.check_out(out)
     checkpoint = fetch_checkpoint(str(checkpoint)) if is_hub_name(str(checkpoint)) else Path(checkpoint)
     if not checkpoint.is_file():
         raise FileNotFoundError(f"{checkpoint}: there is no such file")

@@ -19,12 +19,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ..compat import prepare
-from ..utils.files import recover, replacing_folder
+from ..utils.files import recover, refuse_foreign, replacing_folder
 from . import config, parts
 
 CONFIG, WEIGHTS, QUALITY = "config.json", "model.safetensors", "quality.json"
 EMBEDDED = Path(__file__).resolve().parent.parent / "pretrained"
 """The model in the package, trained by `make pretrained`."""
+COMMAND = "`qamdt export`"
 _HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _STATISTICS = "codec.statistics."
 _MODEL = "model."
@@ -213,13 +214,22 @@ def export(folder: str | Path, trained: TrainedModel, finish: tp.Callable[[Path]
     bad = [key for key, value in trained.model.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
         raise ValueError(f"weights with NaN or infinite values, nothing was written: {', '.join(bad[:5])}")
-    with replacing_folder(folder, is_own_export, "`qamdt export`") as part:
+    with replacing_folder(folder, is_own_export, COMMAND) as part:
         content = config.resolved(trained.cfg, "the model's config")
         (part / CONFIG).write_text(json.dumps(content, indent=2), encoding="utf-8")
         _write_safetensors(dict(_flatten(trained)), part / WEIGHTS)
         if trained.quality_statistics:
             (part / QUALITY).write_text(json.dumps(trained.quality_statistics, indent=2), encoding="utf-8")
         finish(part)
+
+
+def check_out(folder: str | Path) -> None:
+    """Refuse a folder that `export` would refuse, before any work.
+
+    Raises:
+        FileExistsError, NotADirectoryError: it holds something else than an export.
+    """
+    refuse_foreign(Path(folder), COMMAND, is_own_export)
 
 
 def is_own_export(folder: Path) -> bool:

@@ -55,6 +55,7 @@ def export_model(name: str, out: str | Path, card: Card) -> Path:
 def export_trained(trained: store.TrainedModel, out: str | Path, card: Card, name: str = "model") -> Path:
     """As `export_model`, of a model that was read already; `name` is for messages."""
     out = Path(out)
+    store.check_out(out)
     content = config.portable(config.resolved(trained.cfg, name))
     portable = replace(trained, cfg=OmegaConf.create(content), quality_statistics=_plain(trained.quality_statistics))
     reference = check_audio(trained)

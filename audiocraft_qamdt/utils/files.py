@@ -88,7 +88,7 @@ def claim(out: Path, command: str, is_own: Callable[[Path], bool] = lambda folde
         FileExistsError: it holds what the command did not make; nothing is touched.
         NotADirectoryError: it is a file.
     """
-    _refuse_foreign(out, command, is_own)
+    refuse_foreign(out, command, is_own)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / MARK, {"made_by": command})
     return out
@@ -105,7 +105,12 @@ def holds_only(*patterns: str) -> Callable[[Path], bool]:
     return is_own
 
 
-def _refuse_foreign(out: Path, command: str, is_own: Callable[[Path], bool]) -> None:
+def refuse_foreign(out: Path, command: str, is_own: Callable[[Path], bool]) -> None:
+    """Refuse an output folder that is neither new nor empty nor the command's own (see `claim`).
+
+    Raises:
+        FileExistsError, NotADirectoryError: naming it.
+    """
     if not out.exists():
         return
     if not out.is_dir():
@@ -138,7 +143,7 @@ def replacing_folder(folder: str | Path, is_own: Callable[[Path], bool], command
     """
     folder = Path(os.path.realpath(folder))
     recover(folder)
-    _refuse_foreign(folder, command, is_own)
+    refuse_foreign(folder, command, is_own)
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_dead_parts(folder.parent)
     part = part_of(folder, "part")
@@ -146,7 +151,7 @@ def replacing_folder(folder: str | Path, is_own: Callable[[Path], bool], command
     try:
         yield part
         sync_tree(part)
-        _refuse_foreign(folder, command, is_own)  # it took time, and somebody else may have written there
+        refuse_foreign(folder, command, is_own)  # it took time, and somebody else may have written there
         old = _old(folder)
         if folder.exists():
             os.replace(folder, old)
