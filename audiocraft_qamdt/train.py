@@ -167,8 +167,9 @@ def _alone() -> tp.Iterator[None]:
         try:
             _take(stack, folder / LOCK)
         except BlockingIOError as error:
-            logger.error("%s is already run by another process (%s): wait for it, or end it first", folder, error)
-            sys.exit(1)
+            raise BlockingIOError(
+                f"{folder} is already run by another process ({error}): wait for it, or end it first"
+            ) from error
         remove_dead_parts(folder)
         yield
 

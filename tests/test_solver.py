@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 
 import pytest
 import torch
 
+from audiocraft_qamdt import train
 from audiocraft_qamdt.checkpoints import store
+from audiocraft_qamdt.utils.files import locked
 
 from .helpers.audio_folder import make_folder
 from .helpers.runs import TINY, history, solver_in
@@ -210,6 +213,12 @@ def test_full_disk_keeps_the_previous_checkpoint(folder, tmp_path):
         assert not list(solver.folder.glob("*.tmp*"))
         solver.save_checkpoints()
         assert store.load(solver.folder).model
+
+
+def test_a_second_run_of_an_experiment_says_who_runs_it(folder, tmp_path):
+    with solver_in(tmp_path, *argv(folder)) as solver, locked(solver.folder / train.LOCK):
+        with pytest.raises(BlockingIOError, match=f"process {os.getpid()} on .*wait for it"), train._alone():
+            pass
 
 
 def test_malicious_checkpoint_is_refused_not_run(folder, tmp_path):

@@ -55,16 +55,24 @@ def is_inside(path: Path, folder: Path) -> bool:
     return any(path.resolve().is_relative_to(root) for root in roots)
 
 
-def add_parts(folder: Path, config: Path, used: dict[str, str], origin: Path | None = None) -> None:
+def refuse_outside(used: dict[str, str], origin: Path) -> None:
+    """Refuse local parts of an export that lie outside of its folder.
+
+    Raises:
+        ValueError: naming the key and the part.
+    """
+    for key, source in used.items():
+        if Path(source).exists() and not is_inside(Path(source), origin):
+            raise ValueError(f"{origin}: {key}={source} is outside of that export, and is not copied")
+
+
+def add_parts(folder: Path, config: Path, used: dict[str, str]) -> None:
     """Copy the local files among the parts in use into an export, and point its config at them.
 
     Args:
         folder: the export.
         config: its config.json.
         used: see `in_use`.
-        origin: export that the model comes from, outside of which nothing is copied; None = a run of this machine.
-    Raises:
-        ValueError: a part outside of `origin`.
     """
     content, targets = json.loads(config.read_text(encoding="utf-8")), dict[str, Path]()
     portable = OmegaConf.create(content)
@@ -77,8 +85,6 @@ def add_parts(folder: Path, config: Path, used: dict[str, str], origin: Path | N
         if not Path(source).exists():
             OmegaConf.update(portable, key, source)
             continue
-        if origin is not None and not is_inside(Path(source), origin):
-            raise ValueError(f"{origin}: {key}={source} is outside of that export, and is not copied")
         if source not in targets:
             targets[source] = Path(PARTS) / key.rpartition(".")[2] / Path(source).name
             _copy(Path(source), folder / targets[source])

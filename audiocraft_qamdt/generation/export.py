@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import typing as tp
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from .. import builders
 from ..checkpoints import config, parts, store
+from ..latents.spectral_vae import WEIGHTS as PACKAGED_CODEC
+from ..latents.spectral_vae import SpectralVAECodec
 from .qamdt import QAMDT
 
 logger = logging.getLogger(__name__)
 
+CODEC = "latents.spectral_vae.checkpoint"
 CHECK_STEPS = 4
 CHECK_PROMPTS = ("slow piano, warm", "")
 
@@ -58,10 +63,12 @@ def export_trained(trained: store.TrainedModel, out: str | Path, card: Card, nam
     store.check_out(out)
     content = config.portable(config.resolved(trained.cfg, name))
     portable = replace(trained, cfg=OmegaConf.create(content), quality_statistics=_plain(trained.quality_statistics))
+    used = _used_parts(trained, into_package=out.resolve() == store.EMBEDDED)
     reference = check_audio(trained)
 
     def finish(folder: Path) -> None:
-        parts.add_parts(folder, folder / store.CONFIG, parts.in_use(trained.cfg), trained.origin)
+        with tempfile.TemporaryDirectory() as scratch:
+            parts.add_parts(folder, folder / store.CONFIG, _plain_codec(used, trained.cfg, Path(scratch)))
         (folder / "README.md").write_text(model_card(card, portable), encoding="utf-8")
         difference = (check_audio(store.load(folder)) - reference).abs().max().item()
         if difference != 0:
@@ -71,6 +78,30 @@ def export_trained(trained: store.TrainedModel, out: str | Path, card: Card, nam
 
     store.export(out, portable, finish)
     return out
+
+
+def _used_parts(trained: store.TrainedModel, into_package: bool) -> dict[str, str]:
+    """Return the model's parts with their files; the package's own codec is one, since another version has another.
+
+    Args:
+        into_package: the export is the package's own model, which reads the codec beside it.
+    """
+    used = parts.in_use(trained.cfg)
+    if trained.origin is not None:
+        parts.refuse_outside(used, trained.origin)
+    if trained.cfg.latents.codec == "spectral_vae" and CODEC not in used and not into_package:
+        used[CODEC] = str(PACKAGED_CODEC)
+    return used
+
+
+def _plain_codec(used: dict[str, str], cfg: DictConfig, scratch: Path) -> dict[str, str]:
+    """Return the parts with a file of the codec's weights where they name a training run's checkpoint."""
+    if CODEC not in used or used[CODEC].endswith(PACKAGED_CODEC.suffix):
+        return used
+    codec = tp.cast(SpectralVAECodec, builders.get_codec(cfg.latents))
+    path = scratch / PACKAGED_CODEC.name
+    codec.save(path, torch.float32)
+    return {**used, CODEC: str(path)}
 
 
 def _plain(statistics: dict[str, tp.Any]) -> dict[str, tp.Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from audiocraft_qamdt.checkpoints import store
 from audiocraft_qamdt.cli import main
@@ -21,6 +21,7 @@ from audiocraft_qamdt.compat import CONFIG_ROOT
 from audiocraft_qamdt.generation import export
 from audiocraft_qamdt.generation.export import Card, check_audio, export_trained
 from audiocraft_qamdt.generation.qamdt import QAMDT
+from audiocraft_qamdt.latents import spectral_vae
 
 from ..helpers.hub_server import hub
 
@@ -72,11 +73,16 @@ def test_training_goes_on_from_an_export(exported):
     assert store.load(exported).solver_state()["best_state"]["model"].keys()
 
 
+def composed(*overrides: str) -> DictConfig:
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(CONFIG_ROOT), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
 @pytest.fixture
 def with_mel_vae(tmp_path) -> store.TrainedModel:
     """A small model over a small AudioLDM VAE and vocoder, saved here in their own layout."""
-    from hydra import compose, initialize_config_dir
-
     from audiocraft_qamdt import builders
 
     from ..latents.test_mel_vae import official
@@ -96,8 +102,7 @@ def with_mel_vae(tmp_path) -> store.TrainedModel:
         "mdt.patch=[2,2]",
         "device=cpu",
     ]
-    with initialize_config_dir(str(CONFIG_ROOT), version_base="1.3"):
-        cfg = compose("config", overrides)
+    cfg = composed(*overrides)
     codec = builders.get_codec(cfg.latents)
     torch.manual_seed(0)
     model = builders.get_model(cfg, codec)
@@ -113,6 +118,83 @@ def test_an_export_carries_its_codec(with_mel_vae, tmp_path):
     moved = out.rename(tmp_path / "moved")
     assert torch.equal(check_audio(store.load(moved)), expected)
     assert OmegaConf.create(json.loads((moved / "config.json").read_text())).latents.mel_vae.checkpoint.startswith("./")
+
+
+@pytest.fixture
+def with_learned_codec() -> store.TrainedModel:
+    """A small model over the codec in the package, which its config does not name."""
+    from audiocraft_qamdt import builders
+
+    small = ["mdt.dim=32", "mdt.depth=4", "mdt.decoder_depth=2", "mdt.num_heads=2", "device=cpu"]
+    cfg = composed("solver=qamdt/playground", *small)
+    assert (cfg.latents.codec, cfg.latents.spectral_vae.checkpoint) == ("spectral_vae", None)
+    codec = builders.get_codec(cfg.latents)
+    torch.manual_seed(0)
+    model = builders.get_model(cfg, codec)
+    return store.TrainedModel(cfg, model.state_dict(), codec.statistics.state_dict(), {})
+
+
+@pytest.fixture
+def retrain_package_codec(tmp_path, monkeypatch):
+    """Let the package hold another codec from now on."""
+
+    def retrain() -> None:
+        torch.manual_seed(1)
+        other = spectral_vae.SpectralVAECodec(spectral_vae.SpectralVAE(spectral_vae.SpectralVAESizes()))
+        other.save(tmp_path / "other.safetensors")
+        monkeypatch.setattr(spectral_vae, "WEIGHTS", tmp_path / "other.safetensors")
+
+    return retrain
+
+
+def test_an_export_keeps_its_sound_when_the_package_has_another_codec(
+    with_learned_codec, retrain_package_codec, tmp_path
+):
+    out = export_trained(with_learned_codec, tmp_path / "out", Card("learned"))
+    assert (
+        out / "weights" / "checkpoint" / spectral_vae.WEIGHTS.name
+    ).read_bytes() == spectral_vae.WEIGHTS.read_bytes()
+    expected = check_audio(with_learned_codec)
+    retrain_package_codec()
+    assert not torch.equal(check_audio(with_learned_codec), expected), "the other codec sounds the same"
+    assert torch.equal(check_audio(store.load(out)), expected)
+    again = export_trained(store.load(out), tmp_path / "again", Card("learned"))
+    assert torch.equal(check_audio(store.load(again)), expected)
+
+
+def test_an_export_without_its_codec_gets_one_when_it_is_exported_again(with_learned_codec, tmp_path):
+    store.export(tmp_path / "old", with_learned_codec)
+    assert not (tmp_path / "old" / "weights").exists()
+    again = export_trained(store.load(tmp_path / "old"), tmp_path / "again", Card("learned"))
+    assert [path.name for path in (again / "weights").rglob("*.safetensors")] == [spectral_vae.WEIGHTS.name]
+
+
+def test_the_model_in_the_package_reads_the_codec_beside_it(with_learned_codec, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "EMBEDDED", tmp_path / "pretrained")
+    out = export_trained(with_learned_codec, tmp_path / "pretrained", Card("embedded"))
+    assert not (out / "weights").exists()
+    assert store.load(out).cfg.latents.spectral_vae.checkpoint is None
+
+
+def test_the_embedded_model_is_read_as_data():
+    loaded = store.load(store.EMBEDDED)
+    assert loaded.cfg.latents.codec == "spectral_vae"
+    assert loaded.model
+
+
+def test_a_codec_s_checkpoint_goes_into_an_export_as_weights_alone(with_learned_codec, tmp_path):
+    from audiocraft_qamdt import builders
+
+    blocks = ["spectral_vae.width=32", "spectral_vae.encoder_blocks=[1,1]", "spectral_vae.decoder_blocks=[1,1]"]
+    cfg = composed("solver=compression/qamdt_spectral", *blocks, f"datasource.train={tmp_path}")
+    vae = builders.get_trainable_codec(cfg)
+    torch.save({"xp.cfg": cfg, "best_state": {"model": vae.state_dict()}}, tmp_path / "checkpoint.th")
+    with_learned_codec.cfg.latents.spectral_vae.checkpoint = str(tmp_path / "checkpoint.th")
+    expected = check_audio(with_learned_codec)
+    out = export_trained(with_learned_codec, tmp_path / "out", Card("learned"))
+    (tmp_path / "checkpoint.th").unlink()
+    assert torch.equal(check_audio(store.load(out)), expected)
+    assert [path.suffix for path in (out / "weights").rglob("*") if path.is_file()] == [".safetensors"]
 
 
 def test_generate_works_with_a_mel_vae_model(with_mel_vae, tmp_path):
@@ -250,7 +332,7 @@ def test_parts_outside_of_an_export_are_refused(with_mel_vae, tmp_path, value):
 
 def test_an_export_s_absolute_part_is_not_copied_into_another(with_mel_vae, tmp_path, caplog):
     store.export(tmp_path / "plain", with_mel_vae)
-    assert main(["export", str(tmp_path / "plain"), "--out", str(tmp_path / "out")]) == 1
+    assert main(["export", str(tmp_path / "plain"), "--out", str(tmp_path / "out")]) == 2
     assert "is outside of that export" in caplog.text and not (tmp_path / "out").exists()
 
 
@@ -270,7 +352,7 @@ def test_an_export_replaces_nothing_but_an_export(trained, exported, tmp_path, c
         (out / "config.json").write_text('{"model_type": "gpt2"}')
         (out / "model.safetensors").write_bytes(b"weights")
     before = {path: path.read_bytes() for path in [out, *out.rglob("*")] if path.is_file()}
-    assert main(["export", str(trained.experiment), "--out", str(out)]) == 1
+    assert main(["export", str(trained.experiment), "--out", str(out)]) == 2
     assert str(out) in caplog.text
     assert before == {path: path.read_bytes() for path in [out, *out.rglob("*")] if path.is_file()}
 
