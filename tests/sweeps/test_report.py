@@ -48,7 +48,7 @@ def test_tables_say_mean_deviation_best_and_difference(granularity, tmp_path):
     assert "| conditioner=qamdt/all | 1 | 12 ± – | **12 ± –** |" in text
     assert "| conditioner=qamdt/clip | −29.2 %, apart | −29.2 %, apart |" in text
     assert "| conditioner=qamdt/all | +0.0 % | +0.0 % |" in text
-    assert "- late (conditioner=qamdt/<late>): 0 of 2 epochs done" in text and "unequal numbers of seeds" in text
+    assert "- late (conditioner=qamdt/&lt;late&gt;): 0 of 2 epochs done" in text and "unequal numbers of seeds" in text
     assert "<td><b>8.5 ± 0.5</b></td>" in page and "−29.2 %, apart" in page
     assert "qamdt/<late>" not in page and "qamdt/&lt;late&gt;" in page
     table = {(row["arm"], row["metric"]): row for row in rows(written.table)}
