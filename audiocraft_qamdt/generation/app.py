@@ -162,7 +162,7 @@ def build(model: QAMDT, name: str, limits: Limits, folder: Path) -> tp.Any:
             with gradio.Column():
                 controls = _controls(gradio, model, limits)
                 button = gradio.Button("Generate", variant="primary", elem_id="generate")
-                gradio.Examples(EXAMPLES, [controls["prompt"], controls["negative_prompt"], controls["quality"]])
+                _examples(gradio, [controls["prompt"], controls["negative_prompt"], controls["quality"]])
             with gradio.Column():
                 message = gradio.Markdown("Nothing generated yet.", elem_id="message")
                 outputs = _outputs(gradio, limits.candidates)
@@ -187,6 +187,12 @@ def build(model: QAMDT, name: str, limits: Limits, folder: Path) -> tp.Any:
 
         button.click(generate, list(controls.values()), [message, *outputs], api_name="generate")
     return page.queue(max_size=limits.queue, default_concurrency_limit=1)
+
+
+def _examples(gradio: tp.Any, inputs: list[tp.Any]) -> None:
+    """Show rows that fill inputs when they are clicked; `gradio.Examples` would go round the queue."""
+    rows = gradio.Dataset(label="Examples", components=inputs, samples=EXAMPLES, type="values")
+    rows.click(lambda row: row, rows, inputs, show_progress="hidden", api_visibility="private")
 
 
 def _remove_old(folder: Path) -> None:
