@@ -7,10 +7,12 @@ import ipaddress
 import socket
 import typing as tp
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 LARGEST_BODY = 1 << 19  # bytes; the page's fields fill half of it at most
 SLOWEST_BODY = 30.0  # seconds
+LARGEST_DRAINED = 1 << 26  # bytes of a refused body that are read at most
 RETRY_AFTER = 10  # seconds, of a full queue
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 POSTS = frozenset({"queue/join", "call/generate", "call/v2/generate", "cancel", "reset"})
@@ -45,6 +47,8 @@ class Admission:
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
         refused = self._refusal(scope, headers)
         if refused is not None:
+            if scope["method"] == "POST":
+                await _body(receive, largest=0)
             await _answer(send, *refused)
             return
         if scope["method"] == "POST":
@@ -94,23 +98,27 @@ def _length_fits(length: str) -> bool:
     return length.isascii() and length.isdigit() and len(length) < 12 and int(length) <= LARGEST_BODY
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """The whole body; None where it is too large, too slow or cut off."""
-    content = bytearray()
+async def _body(receive: Receive, largest: int = LARGEST_BODY) -> bytes | None:
+    """The whole body; None where it is larger, too slow or cut off.
 
-    async def read() -> bool:
-        while True:
+    A body that is too large is read and dropped: a connection closed before that resets, and its sender sees no answer.
+    """
+    content, size, more = bytearray(), 0, True
+
+    async def read() -> None:
+        nonlocal size, more
+        while more and size <= LARGEST_DRAINED:
             message = await receive()
-            content.extend(message.get("body", b""))
-            if message["type"] != "http.request" or len(content) > LARGEST_BODY:
-                return False
-            if not message.get("more_body"):
-                return True
+            if message["type"] != "http.request":
+                return
+            piece, more = message.get("body", b""), bool(message.get("more_body"))
+            size += len(piece)
+            if size <= largest:
+                content.extend(piece)
 
-    try:
-        return bytes(content) if await asyncio.wait_for(read(), SLOWEST_BODY) else None
-    except asyncio.TimeoutError:  # noqa: UP041  (another class than TimeoutError on Python 3.10)
-        return None
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(read(), SLOWEST_BODY)
+    return None if more or size > largest else bytes(content)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

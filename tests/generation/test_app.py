@@ -216,7 +216,7 @@ def generated(url: str, values: list) -> str:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_thirty_requests_at_once_take_the_memory_of_one(trained, tmp_path):
-    values = [["piano", "", 3, False, 1, 3, 5, 2, 4, 1, seed, 2] for seed in range(0, 60, 2)]
+    values = [["piano", "", 3, False, 1, 3, 5, 2, 4, 1, seed, 2, 0] for seed in range(0, 60, 2)]
     with serving(trained, tmp_path, "--max-queue", "4") as (url, _, pid):
         assert "event: complete" in generated(url, values[0])
         alone = peak_memory(pid)
@@ -242,7 +242,7 @@ def _after_the_others(url: str, values: list) -> str:
 
 @pytest.mark.slow
 def test_uploads_long_texts_and_foreign_hosts_are_refused(trained, tmp_path):
-    values = ["x" * 20_000, "", 3, False, 1, 3, 5, 1, 1, 1, 0, 1]
+    values = ["x" * 20_000, "", 3, False, 1, 3, 5, 1, 1, 1, 0, 1, 0]
     with serving(trained, tmp_path) as (url, *_):
         assert "event: complete" not in generated(url, values)
         assert post(f"{url}gradio_api/call/generate", ["x" * 20_000_000, *values[1:]])[0] == 413
