@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..slurm.shards import Shard, add_shard_options, run_shards
-from ..utils.files import claim, holds_only
+from ..utils.files import claim, holds_only, refuse_foreign
 from .output import say
 
 if TYPE_CHECKING:
     from ..captions.report import CaptionReport
 
 SHOWN = 20  # tracks of a dry run
+
+_OWN = ("qamdt captions compare", holds_only("compare.json", "compare.*"))
 
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
@@ -95,8 +97,8 @@ def _compare(args: argparse.Namespace) -> int:
     from ..captions.compare import compare
     from ..captions.settings import load_settings
 
-    claim(args.out, "qamdt captions compare", holds_only("compare.json", "compare.*"))
+    refuse_foreign(args.out, *_OWN)
     comparison = compare(args.manifest, load_settings(args.config, args.overrides), tracks=args.tracks)
-    comparison.write(args.out)
+    comparison.write(claim(args.out, *_OWN))
     say([*comparison.lines(), str(args.out / "compare.png")])
     return 1 if any(outcome.failed for outcome in comparison.outcomes) else 0

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..utils.files import claim, holds_only
+from ..utils.files import claim, holds_only, refuse_foreign
 from .generate import add_knobs, given_knobs
 from .output import say
 
 _CHOSEN = ("duration", "steps", "sampler", "guidance_scale", "quality_scale")
+
+_OWN = ("qamdt quality-curve", holds_only("quality_curve.json", "quality_curve.*"))
 
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
@@ -33,7 +35,7 @@ def _quality_curve(args: argparse.Namespace) -> int:
     from ..quality.predictors.base import load_predictor
     from ..reports.quality_curve import along_rise, by_level, write_curves
 
-    claim(args.out, "qamdt quality-curve", holds_only("quality_curve.json", "quality_curve.*"))
+    refuse_foreign(args.out, *_OWN)
     model = QAMDT.get_pretrained(args.model, args.device)
     labels = store.load(args.model).quality_statistics.get("predictor")
     judge = load_predictor(args.judge, args.device)
@@ -45,5 +47,5 @@ def _quality_curve(args: argparse.Namespace) -> int:
     curves = {"level": by_level(model, prompts, judge, **options)}
     if "frame" in model.model.backbone.quality:
         curves["rise"] = along_rise(model, prompts, judge, **options)
-    say([*write_curves(curves, judge, labels or "an unknown predictor", args.out), "", str(args.out)])
+    say([*write_curves(curves, judge, labels or "an unknown predictor", claim(args.out, *_OWN)), "", str(args.out)])
     return 0

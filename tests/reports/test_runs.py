@@ -98,5 +98,5 @@ def test_level_is_what_was_asked_for_else_that_of_the_reference(tmp_path, asked,
 
 def test_unknown_signature_is_named(tmp_path, caplog):
     main_in(tmp_path)
-    assert main(["report", "0badc0de", "--out", str(tmp_path)]) == 2
-    assert "no experiment 0badc0de" in caplog.text
+    assert main(["report", "0badc0de", "--out", str(tmp_path / "report")]) == 2
+    assert "no experiment 0badc0de" in caplog.text and not (tmp_path / "report").exists()
