@@ -10,14 +10,16 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from audiocraft_qamdt.utils import prepared
 
+from .checkpoints import store
 from .checkpoints.store import load_safely
 from .clap.scorer import ClapScorer
 from .conditioning.conditioners import QualityConditioner, T5StatesConditioner, WordsConditioner
 from .conditioning.fuser import ModelFuser
+from .conditioning.lora import LoraSettings, TrainedPart, add_lora
 from .conditioning.model import QAMDTModel
 from .data.dataset import QualityMusicDataset
 from .data.manifest import read_manifest
@@ -304,6 +306,65 @@ def get_model(cfg: DictConfig, codec: LatentCodec) -> QAMDTModel:
     backbone = get_backbone(cfg, codec)
     provider = get_conditioner_provider(cfg.mdt.context_dim, cfg)
     return QAMDTModel(backbone, provider, get_fuser(cfg.fuser)).to(cfg.device)
+
+
+# ---- adapters
+
+_OF_BASE = (
+    "sample_rate",
+    "channels",
+    "backbone",
+    "mdt",
+    "unet",
+    "latents",
+    "diffusion",
+    "conditioners",
+    "fuser",
+    "quality",
+)
+"""Config keys that an adapter's run takes from the model that it is for: what its weights mean depends on them."""
+_OF_BASE_UNLESS_GIVEN = ("masking", "classifier_free_guidance", "condition_dropout", "mdt.checkpointing")
+
+
+def adopt_base(cfg: DictConfig, given: tp.Sequence[str]) -> store.TrainedModel:
+    """Read the model of `continue_from` (null = the package's) and give a config of `solver=qamdt/lora` its keys.
+
+    Args:
+        given: overrides of the command line.
+    Raises:
+        ValueError: naming an override of a key that comes from the model.
+    """
+    name = (cfg.continue_from or str(store.EMBEDDED)).removeprefix("//pretrained/")
+    base = store.load(name)
+    chosen = [override.lstrip("+~").partition("=")[0] for override in given]
+    own = {key: OmegaConf.select(cfg, key) for key in chosen if _is_in(key, _OF_BASE_UNLESS_GIVEN)}
+    for key in chosen:
+        if key not in own and (_is_in(key, _OF_BASE) or key in ("model", "conditioner", "qamdt")):
+            raise ValueError(f"{key}=: with solver=qamdt/lora it comes from the model ({name}): drop that override")
+    with open_dict(cfg):
+        for key in (*_OF_BASE, *_OF_BASE_UNLESS_GIVEN[:-1]):
+            if key in base.cfg:
+                is_section = isinstance(base.cfg[key], DictConfig)
+                cfg[key] = OmegaConf.merge(cfg[key], base.cfg[key]) if is_section else base.cfg[key]
+        for key, value in own.items():
+            OmegaConf.update(cfg, key, value)
+        cfg.continue_from = str(Path(name).resolve()) if Path(name).exists() else name
+        if cfg.dataset.segment_duration is None:
+            cfg.dataset.segment_duration = base.cfg.dataset.segment_duration
+        if base.quality_statistics:  # levels mean what they meant to the model, whatever the new tracks are like
+            cfg.quality.statistics = base.quality_statistics
+    return base
+
+
+def _is_in(key: str, sections: tp.Sequence[str]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
+
+
+def get_lora(model: QAMDTModel, cfg: DictConfig) -> tuple[TrainedPart, dict[str, tp.Any]]:
+    """Freeze a model and give it the adapter of a `lora` config; see `add_lora`."""
+    options = dict_from_config(cfg.lora)
+    options.pop("use")
+    return add_lora(model, LoraSettings(**{**options, "targets": tuple(options["targets"])}), cfg.continue_from)
 
 
 # ---- optimisation

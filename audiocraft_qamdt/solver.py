@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from dora import get_xp
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
@@ -17,7 +18,7 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from audiocraft_qamdt.utils import prepared
 
 from . import builders
-from .checkpoints import store
+from .checkpoints import adapters, store
 from .conditioning.attributes import drop_conditions, write_prefix
 from .conditioning.model import QAMDTModel
 from .data.cache import LatentBatchLoader, to_record
@@ -65,6 +66,7 @@ class QAMDTSolver(MusicGenSolver):
     """
 
     def __init__(self, cfg: DictConfig) -> None:
+        self.base = self._read_base(cfg) if cfg.lora.use else None
         # Not MusicGenSolver's own constructor: it reads language-model sampling settings and AudioCraft's token cache.
         super(MusicGenSolver, self).__init__(cfg)
         self._best_metric_name: str | None = "loss"
@@ -89,6 +91,7 @@ class QAMDTSolver(MusicGenSolver):
         self.compression_model = LatentCompressionModel(self.codec)
         self.objective = builders.get_objective(self.cfg.diffusion).to(self.device)
         self.model: QAMDTModel = builders.get_model(self.cfg, self.codec)  # type: ignore[assignment]
+        self.trained: torch.nn.Module = self.model if self.base is None else self._add_adapter(self.base)
         if self.cfg.generate.candidates > 1 and self.cfg.generate.clap:
             builders.get_clap(self.cfg.generate.clap, self.device)  # fail now if weights are missing, not epochs later
         if self.cfg.execute_only is None and self.cfg.evaluate.every:
@@ -101,6 +104,21 @@ class QAMDTSolver(MusicGenSolver):
         if not self.quality_statistics:
             self._continue_best_source_keys.append("quality_statistics")
 
+    @staticmethod
+    def _read_base(cfg: DictConfig) -> store.TrainedModel:
+        """Read the model that an adapter is for, and give the config its shape."""
+        if cfg.fsdp.use:
+            raise ValueError("fsdp.use=true does not go with solver=qamdt/lora: the frozen weights are not sharded")
+        return builders.adopt_base(cfg, get_xp().argv)
+
+    def _add_adapter(self, base: store.TrainedModel) -> torch.nn.Module:
+        self._check_fits(self.cfg.continue_from, base.model, base.cfg)
+        self.model.load_state_dict(base.model)
+        self.codec.statistics.load_state_dict(base.codec_statistics)
+        trained, self.adapter_config = builders.get_lora(self.model, self.cfg)
+        self.base = None  # its weights are in the model now
+        return trained
+
     def initialize_optimization(self) -> None:
         """FSDP, EMA, optimiser, schedule and gradient scaler, as `MusicGenSolver.build_model` sets them up."""
         if self.cfg.fsdp.use:
@@ -108,12 +126,14 @@ class QAMDTSolver(MusicGenSolver):
                 raise ValueError("fsdp.use=true has its own precision (fsdp.param_dtype): set autocast=false")
             if self.cfg.compile.train or self.cfg.compile.generate:
                 raise ValueError("fsdp.use=true is not compiled: set compile.train and compile.generate to null")
-            self.model = self.wrap_with_fsdp(self.model)  # type: ignore[assignment]
+            self.model = self.trained = self.wrap_with_fsdp(self.model)  # type: ignore[assignment]
         self.predict = compiled(self.model, self.cfg.compile.train)
-        self.register_ema("model")
-        self.optimizer = builders.get_optimizer(self.model, self.cfg.optim)
+        # `model` is what trains: of an adapter alone, the rest is in `continue_from`.
+        self._ema_sources["model"] = self.trained
+        self.optimizer = builders.get_optimizer(self.trained, self.cfg.optim)
         self.lr_scheduler = audiocraft_builders.get_lr_scheduler(self.optimizer, self.cfg.schedule, self.total_updates)
-        self.register_stateful("model", "optimizer", "lr_scheduler")
+        self.stateful.register("model", self.trained)
+        self.register_stateful("optimizer", "lr_scheduler")
         self.register_best_state("model")
         self.autocast_dtype = {"float16": torch.float16, "bfloat16": torch.bfloat16}[self.cfg.autocast_dtype]
         precision = self.cfg.fsdp.param_dtype if self.cfg.fsdp.use else self.cfg.autocast and self.cfg.autocast_dtype
@@ -231,6 +251,8 @@ class QAMDTSolver(MusicGenSolver):
         )
 
     def load_checkpoints(self, *args: tp.Any, **kwargs: tp.Any) -> dict | None:
+        if self.cfg.lora.use:  # `continue_from` is in the model already
+            return super().load_checkpoints(*args, **kwargs) if self.checkpoint_path().is_file() else None
         source = self.cfg.continue_from
         if source and not source.startswith("//pretrained/") and store.is_export(source):
             self.cfg.continue_from = f"//pretrained/{source}"
@@ -265,6 +287,9 @@ class QAMDTSolver(MusicGenSolver):
         try:
             with replaced(flashy.utils, "write_and_rename", replacing_durably):
                 super().save_checkpoints()
+            if self.cfg.lora.use and flashy.distrib.is_rank_zero():
+                best = adapters.from_state(self.best_state.states["model"])
+                adapters.write(self.folder / adapters.FOLDER, self.adapter_config, best)
         except (OSError, RuntimeError) as error:
             free = shutil.disk_usage(self.folder).free / 2**20
             full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or free < LITTLE_ROOM

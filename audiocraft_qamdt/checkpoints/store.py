@@ -11,7 +11,7 @@ import json
 import pickle
 import re
 import typing as tp
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..compat import prepare
 from ..utils.files import recover, refuse_foreign, replacing_folder
-from . import config, parts
+from . import adapters, config, parts
 
 CONFIG, WEIGHTS, QUALITY = "config.json", "model.safetensors", "quality.json"
 EMBEDDED = Path(__file__).resolve().parent.parent / "pretrained"
@@ -75,15 +75,23 @@ def is_export(path: str | Path) -> bool:
     return (Path(path) / CONFIG).is_file() and (Path(path) / WEIGHTS).is_file()
 
 
-def load(name: str | Path) -> TrainedModel:
+def load(name: str | Path, with_adapters: tp.Sequence[str] = ()) -> TrainedModel:
     """Read an export folder, a checkpoint file, an experiment's folder, `//sig/…`, `//reference/…` or a hub id.
+
+    A run of `solver=qamdt/lora` is read as the model that it trained, its adapter merged.
 
     Args:
         name: a hub id is `owner/name` or `owner/name@revision`; what exists on this machine comes first.
+        with_adapters: adapters to merge, each `DIR[:weight]` (see `adapters.read`).
     Raises:
         FileNotFoundError: there is nothing of that name, or the hub cannot be reached.
         ValueError: the file is damaged, holds anything but data, or is not a checkpoint of this solver.
     """
+    trained = _load(name)
+    return replace(trained, model=adapters.merge_all(trained.model, with_adapters)) if with_adapters else trained
+
+
+def _load(name: str | Path) -> TrainedModel:
     recover(Path(name))
     if is_export(name):
         return _load_export(Path(name))
@@ -101,13 +109,23 @@ def load(name: str | Path) -> TrainedModel:
     missing = [key for key in ("xp.cfg", "best_state", "codec.statistics") if key not in state]
     if missing:
         raise ValueError(f"{path}: not a checkpoint of solver=qamdt, it has no {', '.join(missing)}")
-    return TrainedModel(
+    trained = TrainedModel(
         OmegaConf.create(config.resolved(state["xp.cfg"], path)),
         state["best_state"]["model"],
         state["codec.statistics"],
         state.get("quality_statistics", {}),
         state.get("history", []),
     )
+    return _with_base(trained, str(path)) if OmegaConf.select(trained.cfg, "lora.use") else trained
+
+
+def _with_base(trained: TrainedModel, name: str) -> TrainedModel:
+    """Return the whole model of a run that trained an adapter: that of `continue_from` with it."""
+    cfg = trained.cfg.copy()
+    adapter = adapters.Adapter(cfg.lora.alpha / cfg.lora.rank, adapters.from_state(trained.model), name)
+    weights = adapter.merge(_load(cfg.continue_from).model)
+    cfg.lora.use, cfg.continue_from = False, None
+    return replace(trained, cfg=cfg, model=weights)
 
 
 _KINDS = ("sample_rate", "channels", "mdt", "latents.codec", "conditioners", "fuser", "dataset.segment_duration")

@@ -26,6 +26,6 @@ def _app(args: argparse.Namespace) -> int:
     from ..generation.app import Limits, serve
 
     limits = Limits(args.max_duration, args.max_candidates, args.max_steps, args.max_queue)
-    address = {"host": args.host, "port": args.port, "allow_hosts": args.allow_host}
+    address = {"host": args.host, "port": args.port, "allow_hosts": args.allow_host, "adapters": args.adapter}
     serve(model_name(args.model), args.device, args.dtype, limits=limits, **address)
     return 0

@@ -39,8 +39,20 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--model",
         help="export, hub id, checkpoint, or //sig/<signature>; default: $QAMDT_MODEL, else the embedded model",
     )
+    add_adapter(parser)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+
+
+def add_adapter(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names adapters to merge."""
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="DIR[:WEIGHT]",
+        help="adapter (LoRA) to add to the weights: its folder, or a run of solver=qamdt/lora; may be repeated",
+    )
 
 
 def model_name(given: str | None) -> str:
@@ -98,7 +110,8 @@ def _generate(args: argparse.Namespace) -> int:
     check_writable(jobs)
     name = model_name(args.model)
     model = _load(name, args)
-    for path in run_jobs(model, name, jobs, batch_size=args.batch_size, overwrite=args.overwrite):
+    named = " + ".join([name, *args.adapter])
+    for path in run_jobs(model, named, jobs, batch_size=args.batch_size, overwrite=args.overwrite):
         say([str(path)])
     return 0
 
@@ -106,7 +119,7 @@ def _generate(args: argparse.Namespace) -> int:
 def _load(name: str, args: argparse.Namespace):  # noqa: ANN202  (importing QAMDT for the hint takes seconds)
     from ..generation.qamdt import QAMDT
 
-    model = QAMDT.get_pretrained(name, args.device, args.dtype)
+    model = QAMDT.get_pretrained(name, args.device, args.dtype, adapters=args.adapter)
     if args.rerank:
         clap = args.clap or model.params.clap or CLAP
         model.set_generation_params(candidates=args.candidates, clap=clap)

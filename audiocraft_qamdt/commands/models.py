@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .generate import add_adapter
 from .output import say
 
 
@@ -12,6 +13,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     export = commands.add_parser("export", help="write a trained model to a folder: safetensors, config and model card")
     export.add_argument("model", help="//sig/<signature>, an experiment's folder, a checkpoint or an export")
     export.add_argument("--out", type=Path, required=True, help="folder to write")
+    add_adapter(export)
     export.add_argument("--title", help="title of the model card, default: the folder's name")
     export.add_argument("--license", default="unknown", help="licence of the weights, e.g. mit or cc-by-nc-4.0")
     export.add_argument("--data", default="", help="what the model was trained on, for the model card")
@@ -40,7 +42,9 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 def _export(args: argparse.Namespace) -> int:
     from ..generation.export import Card, export_model
 
-    folder = export_model(args.model, args.out, Card(args.title or args.out.name, args.license, args.data))
+    folder = export_model(
+        args.model, args.out, Card(args.title or args.out.name, args.license, args.data), args.adapter
+    )
     say([f"{folder}: loads again and generates the same audio, bit for bit"])
     if args.license == "unknown":
         say(["The model card says license: unknown; give --license before you publish it"])

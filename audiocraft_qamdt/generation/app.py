@@ -289,11 +289,12 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     allow_hosts: tp.Sequence[str] = (),
+    adapters: tp.Sequence[str] = (),
 ) -> None:
     """Load a model and show the page until interrupted.
 
     Args:
-        name, device, dtype: see `QAMDT.get_pretrained`.
+        name, device, dtype, adapters: see `QAMDT.get_pretrained`.
         host: address to listen on.
         allow_hosts: further names that browsers may call this server by.
     Raises:
@@ -302,9 +303,9 @@ def serve(
     """
     gradio = _gradio()
     _check_port(host, port)
-    model = QAMDT.get_pretrained(name, device, dtype)
+    model = QAMDT.get_pretrained(name, device, dtype, adapters=adapters)
     with tempfile.TemporaryDirectory(prefix="qamdt-app-") as folder:
-        page = build(model, name, limits, Path(folder))
+        page = build(model, " + ".join([name, *adapters]), limits, Path(folder))
         logger.info("http://%s:%d", host, port)
         page.launch(
             server_name=host,

@@ -40,7 +40,7 @@ class Card:
     data: str = ""
 
 
-def export_model(name: str, out: str | Path, card: Card) -> Path:
+def export_model(name: str, out: str | Path, card: Card, adapters: tp.Sequence[str] = ()) -> Path:
     """Write an export with its model card, load it again and compare what both generate, bit for bit, on the CPU.
 
     Pretrained parts that are local files (the codec's, the text encoder's) go into the export too, paths of the data do
@@ -49,12 +49,13 @@ def export_model(name: str, out: str | Path, card: Card) -> Path:
     Args:
         name: what to export (see `store.load`).
         out: folder to write; complete and checked, or not at all.
+        adapters: to merge, each `DIR[:weight]`.
     Returns:
         The folder.
     Raises:
         RuntimeError: the export generates other audio than the original.
     """
-    return export_trained(store.load(name), out, card, name)
+    return export_trained(store.load(name, adapters), out, card, name)
 
 
 def export_trained(trained: store.TrainedModel, out: str | Path, card: Card, name: str = "model") -> Path:

@@ -49,6 +49,8 @@ class QAMDT(Pipeline):
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
         compile: str | None = None,
+        *,
+        adapters: tp.Sequence[str] = (),
     ) -> QAMDT:
         """Load an export folder, a hub id, a checkpoint, an experiment's folder or a Dora signature (`//sig/<sig>`).
 
@@ -59,8 +61,9 @@ class QAMDT(Pipeline):
                 compute in float32.
             compile: mode of torch.compile, such as "reduce-overhead", which records CUDA graphs; the first clip of each
                 length then takes longer. None = not compiled.
+            adapters: folders of adapters (LoRA) to merge into the weights, each `DIR` or `DIR:weight`.
         """
-        return cls.from_trained(store.load(name or store.EMBEDDED), device, dtype, compile)
+        return cls.from_trained(store.load(name or store.EMBEDDED, adapters), device, dtype, compile)
 
     @classmethod
     def from_trained(

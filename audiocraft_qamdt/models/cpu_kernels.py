@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 ENABLED = os.environ.get("QAMDT_CPU_KERNELS", "1") != "0"
@@ -185,15 +185,18 @@ def takes_text(k: Tensor) -> bool:
     return ENABLED and k.dtype == torch.float32 and heads * words < heads * d + words
 
 
-def fold(k: Tensor, v: Tensor, mask: Tensor | None, query: nn.Linear, output: nn.Linear) -> FoldedKeys:
-    """Fold keys and values [B, heads, L, d] into the weights of the layers that make queries and the output."""
+def fold(
+    k: Tensor, v: Tensor, mask: Tensor | None, query: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]
+) -> FoldedKeys:
+    """Fold keys and values [B, heads, L, d] into the weights and biases that make queries and the output."""
+    (query_weight, query_bias), (output_weight, output_bias) = query, output
     heads, d = k.shape[1], k.shape[3]
     k = k * d**-0.5
-    queries = _by_head(k, query.weight.unflatten(0, (heads, d)))  # [B, heads, L, D]
-    bias = _by_head(k, query.bias.view(heads, d, 1))  # [B, heads, L, 1]
-    values = _by_head(v, output.weight.t().unflatten(0, (heads, d)))  # [B, heads, L, D]
+    queries = _by_head(k, query_weight.unflatten(0, (heads, d)))  # [B, heads, L, D]
+    bias = _by_head(k, query_bias.view(heads, d, 1))  # [B, heads, L, 1]
+    values = _by_head(v, output_weight.t().unflatten(0, (heads, d)))  # [B, heads, L, D]
     # A head's weights sum to one: the output's bias can ride on the values of any one head.
-    values = values + F.pad(output.bias.view(1, 1, 1, -1), (0, 0, 0, 0, 0, heads - 1))
+    values = values + F.pad(output_bias.view(1, 1, 1, -1), (0, 0, 0, 0, 0, heads - 1))
     if mask is not None:
         keep = mask[:, None, :, None]
         bias, values = bias.masked_fill(~keep, torch.finfo(bias.dtype).min / 2), values * keep

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from . import cpu_kernels
 from .cpu_kernels import FoldedKeys
-from .linear import Linear, linear
+from .linear import Linear, apply_gelu, linear, weights_of
 from .modulation import modulate
 from .positions import Rotary, rotate, take_rotary
 
@@ -52,7 +52,7 @@ class SelfAttention(nn.Module):
             query_rotary = rotary
         else:
             dim = x.shape[-1]
-            weight, bias = self.qkv.weight, self.qkv.bias
+            weight, bias = weights_of(self.qkv)
             (q,) = self._heads(linear(take(x, rows), weight[:dim], bias[:dim]), 1)  # [B, heads, M, d]
             k, v = self._heads(linear(x, weight[dim:], bias[dim:]), 2)  # [B, heads, N, d] each
             query_rotary = take_rotary(rotary, rows)
@@ -104,7 +104,9 @@ class CrossAttention(nn.Module):
         kv = self.kv_linear(text.tokens).unflatten(-1, (2, self.num_heads, -1))  # [B, L, 2, heads, d]
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # [B, heads, L, d] each
         if cpu_kernels.takes_text(k):
-            return text._replace(keys=cpu_kernels.fold(k, v, text.mask, self.q_linear, self.proj))
+            return text._replace(
+                keys=cpu_kernels.fold(k, v, text.mask, weights_of(self.q_linear), weights_of(self.proj))
+            )
         return text._replace(keys=TextKeys(k, v))
 
     def forward(self, x: Tensor, text: Text) -> Tensor:
@@ -142,7 +144,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to x [..., D]."""
-        return self.fc2(self.fc1(x, gelu=True))
+        return self.fc2(apply_gelu(self.fc1, x))
 
 
 class SwiGLU(nn.Module):

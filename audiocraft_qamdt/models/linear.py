@@ -1,6 +1,8 @@
-"""`nn.Linear`, with a GELU after it where asked; on a CPU through `cpu_kernels`."""
+"""`nn.Linear`, with a GELU after it where asked; on a CPU through `cpu_kernels`. Layers may carry peft's adapters."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,3 +33,24 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         """Apply the layer to x [..., I], and GELU where asked; returns [..., O]."""
         return linear(x, self.weight, self.bias, gelu)
+
+
+def apply_gelu(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply a layer to x [..., I], then GELU: in one kernel where possible, after an adapter where it has one."""
+    return layer(x, gelu=True) if isinstance(layer, Linear) else F.gelu(layer(x), approximate="tanh")
+
+
+def weights_of(layer: Any) -> tuple[Tensor, Tensor]:
+    """Return weight [O, I] and bias [O] that a layer computes with: those of its active adapters are added.
+
+    For whoever takes a layer's weights apart instead of calling it. An adapter's dropout does not act there.
+    """
+    if isinstance(layer, nn.Linear):
+        return layer.weight, layer.bias
+    base = layer.get_base_layer()  # a layer of peft
+    weight = base.weight
+    if not (layer.disable_adapters or layer.merged):
+        for name in layer.active_adapters:
+            if name in layer.lora_A:
+                weight = weight + layer.get_delta_weight(name)
+    return weight, base.bias

@@ -1,0 +1,170 @@
+"""Adapters (LoRA, arXiv 2106.09685) on disk, in peft's layout, and merged into a model's weights.
+
+A folder holds `adapter_config.json` and `adapter_model.safetensors`: what `solver=qamdt/lora` writes, and what
+`peft.PeftModel.from_pretrained` reads. Merging needs no peft.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import typing as tp
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+FOLDER = "adapter"
+"""Folder of a run's adapter inside the experiment's."""
+_PREFIX = "base_model.model."
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
+_UNSUPPORTED = ("use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "layer_replication")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A trained change of a model's weights.
+
+    Args:
+        scaling: factor of the products of its matrices (peft: alpha / rank).
+        tensors: under peft's names without its prefix: `<layer>.lora_A.weight` [r, I], `<layer>.lora_B.weight` [O, r],
+            and, under their own names, tensors that were trained in full.
+        name: where it comes from, for messages.
+    """
+
+    scaling: float
+    tensors: dict[str, Tensor]
+    name: str = "adapter"
+
+    def merge(self, weights: dict[str, Tensor], weight: float = 1.0) -> dict[str, Tensor]:
+        """Return a model's weights with this adapter added, `weight` times; the others are shared with `weights`.
+
+        Raises:
+            ValueError: the adapter is one of another model.
+        """
+        merged = dict(weights)
+        for key, value in self.tensors.items():
+            if key.endswith(_UP):
+                continue
+            target, new = self._target(key, value)
+            base = weights.get(target)
+            if base is None or new is None or new.shape != base.shape:
+                raise ValueError(f"{self.name}: its {key} does not fit this model; it was trained on another one")
+            change = new if key.endswith(_DOWN) else new - base.float()
+            merged[target] = (base.float() + weight * change).to(base.dtype)
+        return merged
+
+    def _target(self, key: str, value: Tensor) -> tuple[str, Tensor | None]:
+        """Return which tensor an own one is about, and what is added to it or, trained in full, what it became."""
+        if not key.endswith(_DOWN):
+            return key, value.float()
+        layer = key.removesuffix(_DOWN)
+        up = self.tensors.get(f"{layer}{_UP}")
+        if up is None or up.shape[1] != value.shape[0]:
+            return f"{layer}.weight", None
+        return f"{layer}.weight", self.scaling * (up.float() @ value.float())  # [O, I]
+
+
+def read(source: str | Path) -> Adapter:
+    """Read an adapter's folder, or that of the training run or signature (`//sig/…`) that made it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or of a kind that cannot be merged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = _locate(source)
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS)
+        scaling = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
+        kind = config["peft_type"]
+    except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError, SafetensorError) as error:
+        raise ValueError(f"{folder}: damaged or no LoRA adapter ({type(error).__name__}: {error})") from error
+    used = [key for key in _UNSUPPORTED if config.get(key)]
+    if kind != "LORA" or used:
+        raise ValueError(f"{folder}: {', '.join(used) or kind} is not supported: merge that adapter with peft")
+    return Adapter(scaling, {key.removeprefix(_PREFIX): value for key, value in tensors.items()}, str(folder))
+
+
+def write(folder: Path, config: dict[str, tp.Any], tensors: dict[str, Tensor]) -> None:
+    """Write an adapter into a folder.
+
+    Args:
+        config: peft's, as plain data.
+        tensors: as in `Adapter`.
+    """
+    from safetensors.torch import save_file
+
+    from ..utils.files import replacing, write_json
+
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {f"{_PREFIX}{key}": value.detach().cpu().float().contiguous() for key, value in tensors.items()}
+    with replacing(folder / WEIGHTS) as part:
+        save_file(content, part)
+    write_json(folder / CONFIG, config)
+
+
+def parse(text: str) -> tuple[str, float]:
+    """Parse `DIR` or `DIR:weight`, as typed; the weight is 1 where none is given.
+
+    Raises:
+        ValueError: a weight that is not finite.
+    """
+    folder, colon, tail = text.rpartition(":")
+    try:
+        weight = float(tail)
+    except ValueError:
+        return text, 1.0
+    if not (folder and colon):
+        return text, 1.0
+    if not math.isfinite(weight):
+        raise ValueError(f"adapter {text!r}: its weight must be a finite number, such as DIR:0.5")
+    return folder, weight
+
+
+def merge_all(weights: dict[str, Tensor], adapters: tp.Iterable[str]) -> dict[str, Tensor]:
+    """Return a model's weights with adapters added, each given as `DIR[:weight]`.
+
+    What several have trained in full adds up, too: each one's change from `weights`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read` and `Adapter.merge`.
+    """
+    merged = dict(weights)
+    for text in adapters:
+        source, weight = parse(text)
+        changed = read(source).merge(weights, weight)
+        for key, value in changed.items():
+            if value is not weights[key]:
+                merged[key] = merged[key] + (value - weights[key])
+    return merged
+
+
+def _locate(source: str | Path) -> Path:
+    for folder in (Path(source), Path(source) / FOLDER):
+        if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+            return folder
+    if str(source).startswith("//sig/"):
+        from audiocraft_qamdt.utils import prepared
+
+        from audiocraft.utils import checkpoint
+
+        path = checkpoint.resolve_checkpoint_path(str(source))
+        if path is not None and (path.parent / FOLDER / CONFIG).is_file():
+            return path.parent / FOLDER
+    raise FileNotFoundError(
+        f"{source}: no adapter there: a folder with {CONFIG} and {WEIGHTS}, or a run of solver=qamdt/lora"
+    )
+
+
+def from_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of an `Adapter` from the state of a training run, where they have peft's names in a model."""
+    return {_adapter_name(key): value for key, value in state.items()}
+
+
+def _adapter_name(key: str) -> str:
+    return key.replace("/", ".").replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")

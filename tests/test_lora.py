@@ -1,0 +1,195 @@
+"""Adapters (LoRA): what trains, what is saved, and that merged weights are the ones that were trained."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from audiocraft_qamdt import cli
+from audiocraft_qamdt.checkpoints import adapters, store
+from audiocraft_qamdt.generation.qamdt import QAMDT
+
+from .helpers.audio_folder import make_folder
+from .helpers.runs import solver_in
+
+SMALL = [
+    "solver=qamdt/lora",
+    "dset=folder",
+    "device=cpu",
+    "autocast=false",
+    "num_threads=1",
+    "lora.rank=4",
+    "lora.train_text=true",
+    "lora.train_quality=true",
+    "dataset.batch_size=4",
+    "dataset.valid.num_samples=4",
+    "dataset.evaluate.num_samples=2",
+    "dataset.generate.num_samples=2",
+    "optim.epochs=2",
+    "optim.updates_per_epoch=4",
+    "optim.lr=1e-2",
+    "schedule.lr_scheduler=null",
+    "generate.every=null",
+    "generate.steps=2",
+    "evaluate.every=null",
+    "logging.log_updates=100",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("audio"))
+
+
+def argv(folder, trained, *more):
+    return [*SMALL, f"folder={folder}", f"continue_from={trained.export}", *more]
+
+
+@pytest.fixture(scope="module")
+def tuned(folder, trained, tmp_path_factory):
+    """A complete run: its experiment's folder, and its model with the best state, not merged."""
+    outputs = tmp_path_factory.mktemp("lora")
+    with solver_in(outputs, *argv(folder, trained)) as solver:
+        solver.run()
+        solver._load_new_state_dict(solver.best_state.state_dict())
+        solver.model.eval()
+        return solver
+
+
+def noisy(model, seed=0):
+    backbone = model.model.backbone
+    generator = torch.Generator().manual_seed(seed)
+    shape = (2, backbone.latent_channels, backbone.latent_frames, backbone.latent_bins)
+    return torch.randn(shape, generator=generator), torch.tensor([100, 700])
+
+
+@torch.no_grad()
+def predicted(model):
+    items = [model.request(text, level) for text, level in (("slow piano", 1), ("", 5))]
+    x, t = noisy(model)
+    return model.model(x, t, **model.model.encode_conditions(items))
+
+
+def test_a_new_adapter_changes_nothing(folder, trained, tmp_path):
+    with solver_in(tmp_path, *argv(folder, trained)) as solver:
+        solver.model.eval()
+        before = QAMDT.get_pretrained(str(trained.export), "cpu")
+        assert torch.equal(predicted(solver.qamdt), predicted(before))
+
+
+def test_only_the_adapter_trains_and_is_saved(tuned, trained):
+    base = store.load(trained.export).model
+    state = dict(tuned.model.named_parameters())
+    for key, value in base.items():
+        wrapped = key.replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias")
+        if wrapped in state:
+            assert torch.equal(state[wrapped], value), key
+    saved = torch.load(tuned.folder / "checkpoint.th", weights_only=True)["model"]
+    assert saved.keys() == tuned.trained.state_dict().keys()
+    assert sum(value.numel() for value in saved.values()) < 0.5 * sum(value.numel() for value in base.values())
+
+
+def test_merged_weights_predict_as_the_run_did(tuned, trained):
+    merged = QAMDT.get_pretrained(str(tuned.folder), "cpu")
+    assert (predicted(merged) - predicted(tuned.qamdt)).abs().max() < 1e-5
+    added = QAMDT.get_pretrained(str(trained.export), "cpu", adapters=[str(tuned.folder / "adapter")])
+    assert (predicted(added) - predicted(tuned.qamdt)).abs().max() < 1e-5
+    untouched = QAMDT.get_pretrained(str(trained.export), "cpu")
+    assert (predicted(added) - predicted(untouched)).abs().max() > 1e-3
+
+
+def test_masked_training_steps_use_the_adapter_too(tuned):
+    from audiocraft_qamdt.models.masking import draw_mask
+
+    merged = QAMDT.get_pretrained(str(tuned.folder), "cpu")
+    x, t = noisy(merged)
+    grid = merged.model.backbone.grid(x.shape[2])
+    mask = draw_mask("random", 2, grid, (0.3, 0.3), torch.Generator().manual_seed(0), "cpu")
+    with torch.no_grad():
+        conditions = [item.model.encode_conditions([merged.request("piano", 3)] * 2) for item in (tuned.qamdt, merged)]
+        first = tuned.model(x, t, mask=mask, **conditions[0])
+        second = merged.model(x, t, mask=mask, **conditions[1])
+    assert (first - second).abs().max() < 1e-5
+
+
+def test_peft_reads_the_adapter_and_merges_it_to_the_same_weights(tuned, trained):
+    import peft
+
+    model = QAMDT.get_pretrained(str(trained.export), "cpu").model
+    theirs = peft.PeftModel.from_pretrained(model, str(tuned.folder / "adapter")).merge_and_unload().state_dict()
+    ours = store.load(tuned.folder).model
+    for key, value in ours.items():
+        if not key.endswith("counts"):  # of words: peft knows parameters only
+            torch.testing.assert_close(theirs[key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_scale_adapters_and_several_add_up(tuned, trained):
+    adapter = str(tuned.folder / "adapter")
+    half = store.load(trained.export, [f"{adapter}:0.5", f"{adapter}:0.5"]).model
+    whole = store.load(trained.export, [adapter]).model
+    none = store.load(trained.export, [f"{adapter}:0", adapter, f"{adapter}:-1"]).model
+    base = store.load(trained.export).model
+    for key in base:
+        torch.testing.assert_close(half[key], whole[key], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(none[key], base[key], rtol=1e-5, atol=1e-6)
+
+
+def test_killed_after_an_epoch_and_resumed_is_the_same_run(folder, trained, tuned, tmp_path):
+    arguments = argv(folder, trained)
+    with solver_in(tmp_path, *arguments) as solver:
+        solver.restore()
+        solver.run_epoch()
+        solver.commit()
+    with solver_in(tmp_path, *arguments) as solver:
+        solver.run()
+    first, second = (torch.load(path / "checkpoint.th", weights_only=True) for path in (tuned.folder, solver.folder))
+    for key, value in first["ema"]["state"]["model"].items():
+        assert torch.equal(value, second["ema"]["state"]["model"][key]), key
+    assert [epoch["valid"]["loss"] for epoch in first["history"]] == [
+        epoch["valid"]["loss"] for epoch in second["history"]
+    ]
+
+
+def test_an_export_is_merged_and_generates_as_the_run(tuned, trained, tmp_path):
+    out = tmp_path / "export"
+    argv = ["export", str(trained.export), "--adapter", str(tuned.folder), "--out", str(out)]
+    assert cli.main(argv) in (0, None)
+    assert not any("lora" in key for key in load_file(out / store.WEIGHTS))
+    assert not json.loads((out / store.CONFIG).read_text())["lora"]["use"]
+    clip = tmp_path / "clip.wav"
+    clip_argv = ["generate", "piano", "--steps", "2", "--duration", "1", "--device", "cpu", "--out", str(clip)]
+    assert cli.main([*clip_argv, "--model", str(trained.export), "--adapter", f"{tuned.folder}:0.5"]) in (0, None)
+    assert json.loads(clip.with_suffix(".json").read_text())["model"].endswith(":0.5")
+
+
+def test_another_models_adapter_is_refused(tuned, tmp_path):
+    with pytest.raises(ValueError, match="does not fit this model"):
+        store.load(store.EMBEDDED, [str(tuned.folder)])
+    with pytest.raises(FileNotFoundError, match="no adapter there"):
+        store.load(store.EMBEDDED, [str(tmp_path)])
+
+
+def test_what_comes_from_the_model_cannot_be_overridden(folder, trained, tmp_path):
+    with pytest.raises(ValueError, match="mdt.dim=: with solver=qamdt/lora it comes from the model"):
+        with solver_in(tmp_path, *argv(folder, trained, "mdt.dim=64")):
+            pass
+
+
+def test_levels_stay_those_of_the_model(tuned, trained):
+    assert tuned.quality_statistics == store.load(trained.export).quality_statistics
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [("a", ("a", 1.0)), ("a:0.5", ("a", 0.5)), ("//sig/ab:-1", ("//sig/ab", -1.0)), ("a:b", ("a:b", 1.0))],
+)
+def test_an_adapter_is_typed_with_or_without_its_weight(text, expected):
+    assert adapters.parse(text) == expected
+
+
+def test_a_weight_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="finite"):
+        adapters.parse("a:nan")
