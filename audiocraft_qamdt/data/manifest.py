@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..utils.audio import UnreadableAudio, audio_info, find_audio, read_audio
+from ..utils.audio import UnreadableAudio, audio_info, find_audio, read_samples
 from ..utils.files import replacing, write_json
 from ..utils.outputs import check_folder
 from ..utils.reading import parse_json, read_json
@@ -388,8 +388,8 @@ def _read_rows(files: list[Path], workers: int) -> Iterator[tuple[Path, dict[str
 
 
 def _read_row(path: Path) -> dict[str, Any]:
-    audio, sample_rate = read_audio(path)
-    amplitude, seconds = audio.abs().max().item(), audio.shape[-1] / sample_rate
+    samples, sample_rate = read_samples(path)
+    amplitude, seconds = float(np.abs(samples).max()), samples.shape[-1] / sample_rate
     if not math.isfinite(amplitude):
         raise UnreadableAudio(path, "it holds samples that are not finite numbers")
     # The fields of AudioCraft's `AudioMeta`. A header's duration is a promise, or an estimate: what was decoded counts.

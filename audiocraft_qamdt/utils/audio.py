@@ -12,9 +12,9 @@ from pathlib import Path
 import av
 import numpy as np
 import soundfile
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+
+if tp.TYPE_CHECKING:
+    from torch import Tensor
 
 SUFFIXES = tuple(
     ".wav .wave .mp3 .flac .ogg .oga .opus .spx .m4a .m4b .mp4 .aac .aif .aiff .aifc .wma .webm .weba .mka .mp2 .mpga "
@@ -127,16 +127,13 @@ def audio_info(path: str | Path) -> AudioInfo:
     return infos[0]._replace(duration=max(info.duration for info in infos))
 
 
-def read_audio(
-    path: str | Path, seek_time: float = 0.0, duration: float = -1.0, pad: bool = False
-) -> tuple[Tensor, int]:
-    """Read audio, with the arguments of AudioCraft's `audio_read`.
+def read_samples(path: str | Path, seek_time: float = 0.0, duration: float = -1.0) -> tuple[np.ndarray, int]:
+    """Read audio without PyTorch, whose import takes seconds and half a gigabyte.
 
     Args:
         path: a file of any format that libsndfile or FFmpeg reads.
         seek_time: where to begin, in seconds.
         duration: seconds to read; not above 0 = all that is there.
-        pad: fill up with zeros where the file ends before `duration`.
     Returns:
         Samples [C, S] in float32, full scale at 1, and the sample rate in Hz.
     Raises:
@@ -146,10 +143,29 @@ def read_audio(
     samples, sample_rate = _first_of(path, [_at(read, seek_time, duration) for read in readers])[0]
     if not samples.shape[-1]:
         raise UnreadableAudio(path, f"it holds no sound after {seek_time:g} s" if seek_time else "it holds no sound")
-    audio = torch.from_numpy(samples)
-    if pad and duration > 0:
-        audio = F.pad(audio, (0, int(duration * sample_rate) - audio.shape[-1]))
-    return audio, sample_rate
+    return samples, sample_rate
+
+
+def read_audio(
+    path: str | Path, seek_time: float = 0.0, duration: float = -1.0, pad: bool = False
+) -> tuple[Tensor, int]:
+    """Read audio as a tensor, with the arguments of AudioCraft's `audio_read`.
+
+    Args:
+        path, seek_time, duration: see `read_samples`.
+        pad: fill up with zeros where the file ends before `duration`.
+    Returns:
+        Samples [C, S] in float32, full scale at 1, and the sample rate in Hz.
+    Raises:
+        UnreadableAudio: see `read_samples`.
+    """
+    import torch
+
+    samples, sample_rate = read_samples(path, seek_time, duration)
+    missing = int(duration * sample_rate) - samples.shape[-1] if pad else 0
+    if missing > 0:
+        samples = np.pad(samples, ((0, 0), (0, missing)))
+    return torch.from_numpy(samples), sample_rate
 
 
 def read_everywhere() -> None:
