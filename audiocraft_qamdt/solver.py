@@ -253,17 +253,21 @@ class QAMDTSolver(MusicGenSolver):
     def load_checkpoints(self, *args: tp.Any, **kwargs: tp.Any) -> dict | None:
         if self.cfg.lora.use:  # `continue_from` is in the model already
             return super().load_checkpoints(*args, **kwargs) if self.checkpoint_path().is_file() else None
-        source = self.cfg.continue_from
-        if source and not source.startswith("//pretrained/") and store.is_export(source):
-            self.cfg.continue_from = f"//pretrained/{source}"
+        source = self._settle_source()
         resumed = self.checkpoint_path()
-        source = self.cfg.continue_from
         path = resumed if resumed.is_file() else self._checkpoint_of(source)
         if path is not None:  # a clear error for a damaged or malicious file, or one of another model
             state = store.load_safely(path, mmap=True)
             if path != resumed and "best_state" in state:
                 self._check_fits(str(source), state["best_state"]["model"], state.get("xp.cfg"))
         return super().load_checkpoints(*args, **kwargs)
+
+    def _settle_source(self) -> str | None:
+        """Return `continue_from`, an export under the prefix by which AudioCraft asks `load_from_pretrained` for it."""
+        source = self.cfg.continue_from
+        if source and not source.startswith("//pretrained/") and store.is_export(source):
+            self.cfg.continue_from = source = f"//pretrained/{source}"
+        return source
 
     def load_from_pretrained(self, name: str) -> dict:
         trained = store.load(name)

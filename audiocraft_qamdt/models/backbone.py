@@ -28,6 +28,7 @@ class Backbone(nn.Module):
     """
 
     pooled_embed: nn.Module | None
+    quality_embed: nn.ModuleDict
 
     def __init__(
         self,
@@ -87,6 +88,15 @@ class Backbone(nn.Module):
                 f"latents of shape {tuple(x.shape)} do not fit a model of latent_channels={self.latent_channels} and "
                 f"latent_bins={self.latent_bins}: [B, {self.latent_channels}, T, {self.latent_bins}] is expected"
             )
+
+    def add_to_time(
+        self, time: Tensor, names: Iterable[str], levels: dict[str, Tensor], pooled: Tensor | None
+    ) -> Tensor:
+        """Add the embeddings of the named granularities' levels and the pooled text to that of the timestep [B, D]."""
+        for name in names:
+            if name in levels:
+                time = time + self.quality_embed[name](levels[name])  # [B, D]
+        return time if pooled is None else time + pooled
 
     def pool_text(self, context: Tensor, context_mask: Tensor | None) -> Tensor | None:
         """Projected mean of the states that are no padding [B, D]; zero where there is no text."""

@@ -224,12 +224,8 @@ class MaskedDiffusionTransformer(Backbone):
         """
         grid = self._check_latents(x, mask)
         levels = self.levels(quality, x)
-        time = self.time_embed(t)  # [B, D]
-        if "adaln" in levels:
-            time = time + self.quality_embed["adaln"](levels["adaln"])
         texts = self._texts(context, context_mask)
-        if texts.pooled is not None:
-            time = time + texts.pooled
+        time = self.add_to_time(self.time_embed(t), ("adaln",), levels, texts.pooled)  # [B, D]
         modulation = self.modulation(time).unflatten(1, (6, -1))  # [B, 6, D]
         rotary = self._rotary(grid, x.device)
         tokens = self._tokens(x, levels, grid)  # [B, prefix + P, D]

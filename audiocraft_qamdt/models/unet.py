@@ -134,12 +134,9 @@ class UNet(Backbone):
         levels = self.levels(quality, x)
         if isinstance(context, Tensor):
             context = self.project_context(context, context_mask)
-        time = torch.zeros(len(x), self.time_dim, device=x.device, dtype=x.dtype)
-        for name in ("global", "adaln"):
-            if name in levels:
-                time = time + self.quality_embed[name](levels[name])  # [B, D]
-        if context is not None and context.pooled is not None:
-            time = time + context.pooled
+        none = torch.zeros(len(x), self.time_dim, device=x.device, dtype=x.dtype)  # the network adds the timestep's
+        pooled = None if context is None else context.pooled
+        time = self.add_to_time(none, ("global", "adaln"), levels, pooled)  # [B, D]
         states, attended = self._states(context, levels, len(x))
         return self.network(
             self._with_curve(x, levels), t, states, class_labels=time, encoder_attention_mask=attended
