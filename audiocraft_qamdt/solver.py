@@ -98,6 +98,7 @@ class QAMDTSolver(MusicGenSolver):
             self._build_metrics()  # fail now if weights are missing
         self.initialize_optimization()
         self.register_stateful("codec.statistics", "quality_statistics")
+        self.register_stateful("codec.probe", write_only=True)
         # Another run's checkpoint brings the statistics that its weights go with; levels are those of our own data set
         # where it has any.
         self._continue_best_source_keys.append("codec.statistics")
@@ -260,6 +261,8 @@ class QAMDTSolver(MusicGenSolver):
             state = store.load_safely(path, mmap=True)
             if path != resumed and "best_state" in state:
                 self._check_fits(str(source), state["best_state"]["model"], state.get("xp.cfg"))
+            where = str(path) if path == resumed else f"continue_from={source}"
+            store.check_codec(where, state.get("codec.probe"), state.get("xp.cfg"), self.codec.probe, self.cfg)
         return super().load_checkpoints(*args, **kwargs)
 
     def _settle_source(self) -> str | None:
@@ -272,6 +275,7 @@ class QAMDTSolver(MusicGenSolver):
     def load_from_pretrained(self, name: str) -> dict:
         trained = store.load(name)
         self._check_fits(name, trained.model, trained.cfg)
+        store.check_codec(f"continue_from={name}", trained.codec_probe, trained.cfg, self.codec.probe, self.cfg)
         return trained.solver_state()
 
     def _checkpoint_of(self, source: str | None) -> Path | None:

@@ -15,6 +15,7 @@ import torch
 from audiocraft_qamdt.compat import prepare
 
 from .helpers.clap import write_clap
+from .helpers.hub_server import hub_server as hub_server  # a fixture of all tests
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 

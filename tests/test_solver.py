@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 
 import pytest
 import torch
@@ -168,6 +169,20 @@ def test_a_model_of_another_kind_is_not_continued(folder, sources, tmp_path, kin
         with pytest.raises(ValueError, match=rf"is a model of another kind: .* parameters .*{key}=") as raised:
             solver.restore()
     assert str(sources[kind]) in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "export"])
+def test_a_codec_of_the_same_name_and_shape_with_other_latents_is_not_continued(folder, sources, tmp_path, kind):
+    with solver_in(tmp_path, *argv(folder, "latents.mdct.compand=0.7", f"continue_from={sources[kind]}")) as solver:
+        with pytest.raises(ValueError, match=r"another codec than latents.mdct.*compand=0.7 \(there: 0.4\)"):
+            solver.restore()
+
+
+def test_a_run_whose_codec_changed_is_not_resumed(folder, sources, tmp_path):
+    with solver_in(tmp_path, *argv(folder, "latents.mdct.compand=0.7")) as solver:
+        shutil.copy(sources["checkpoint"], solver.folder / "checkpoint.th")
+        with pytest.raises(ValueError, match=r"checkpoint.th: trained on latents of another codec"):
+            solver.restore()
 
 
 def test_a_source_that_is_not_there_is_named(folder, tmp_path):

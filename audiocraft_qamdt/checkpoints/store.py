@@ -28,6 +28,7 @@ EMBEDDED = Path(__file__).resolve().parent.parent / "pretrained"
 COMMAND = "`qamdt export`"
 _HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _STATISTICS = "codec.statistics."
+_PROBE = "codec.probe"
 _MODEL = "model."
 _DTYPES = {
     torch.float64: "F64",
@@ -51,6 +52,7 @@ class TrainedModel:
         codec_statistics: state of the codec's `LatentStatistics`.
         quality_statistics: fields of `QualityStatistics`; empty if unknown.
         history: metrics by epoch and stage; empty if unknown.
+        codec_probe: `LatentCodec.probe` of the codec that it was trained with; None = not known.
         origin: folder of the export that it was read from; None = it is a training run's.
     """
 
@@ -59,6 +61,7 @@ class TrainedModel:
     codec_statistics: dict[str, Tensor]
     quality_statistics: dict[str, tp.Any]
     history: list[dict[str, tp.Any]] = field(default_factory=list)
+    codec_probe: Tensor | None = None
     origin: Path | None = None
 
     def solver_state(self) -> dict[str, tp.Any]:
@@ -115,6 +118,7 @@ def _load(name: str | Path) -> TrainedModel:
         state["codec.statistics"],
         state.get("quality_statistics", {}),
         state.get("history", []),
+        state.get(_PROBE),
     )
     return _with_base(trained, str(path)) if OmegaConf.select(trained.cfg, "lora.use") else trained
 
@@ -158,13 +162,43 @@ def check_fits(
     )
 
 
-def _different_keys(cfg: DictConfig, own_cfg: DictConfig) -> list[str]:
+OTHER_CODEC = 0.05
+"""Relative difference of two probes from which on their codecs are two: another device's rounding stays below it."""
+
+
+def check_codec(
+    where: str, probe: Tensor | None, cfg: DictConfig | None, own_probe: Tensor, own_cfg: DictConfig
+) -> None:
+    """Refuse weights that were trained on the latents of another codec, also where it has the same name.
+
+    Args:
+        where: the weights' origin, for the message.
+        probe, cfg: `LatentCodec.probe` and config of the model there; None = not known, which is accepted.
+        own_probe, own_cfg: of the model that they go into.
+    Raises:
+        ValueError: naming the config keys of the codec, those that differ where they are known.
+    """
+    if probe is None:
+        return
+    same_shape = probe.shape == own_probe.shape
+    if same_shape and (probe - own_probe).norm() <= OTHER_CODEC * own_probe.norm():
+        return
+    section = f"latents.{own_cfg.latents.codec}"
+    keys = [] if cfg is None else _different_keys(cfg, own_cfg, ("latents.codec", section))
+    changed = ", ".join(keys) or f"{section} is the same in both configs, so the file that it names has changed"
+    raise ValueError(
+        f"{where}: trained on latents of another codec than {section} gives here: {changed}. "
+        "Name that codec, or train a new model with this one"
+    )
+
+
+def _different_keys(cfg: DictConfig, own_cfg: DictConfig, names: tp.Sequence[str] = _KINDS) -> list[str]:
     there, here = (_flat(OmegaConf.to_container(each, resolve=True)) for each in (cfg, own_cfg))
     keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
     return [
         f"{key}={here.get(key)} (there: {there.get(key)})"
         for key in keys
-        if any(key == name or key.startswith(f"{name}.") for name in _KINDS)
+        if any(key == name or key.startswith(f"{name}.") for name in names)
     ]
 
 
@@ -284,6 +318,8 @@ def _write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
 def _flatten(trained: TrainedModel) -> tp.Iterator[tuple[str, Tensor]]:
     yield from ((_MODEL + key, value) for key, value in trained.model.items())
     yield from ((_STATISTICS + key, value) for key, value in trained.codec_statistics.items())
+    if trained.codec_probe is not None:
+        yield _PROBE, trained.codec_probe
 
 
 def _load_export(folder: Path, own: bool = True) -> TrainedModel:
@@ -302,6 +338,7 @@ def _load_export(folder: Path, own: bool = True) -> TrainedModel:
             key.removeprefix(_STATISTICS): value for key, value in state.items() if key.startswith(_STATISTICS)
         },
         quality_statistics=_read_quality(quality) if quality.exists() else {},
+        codec_probe=state.get(_PROBE),
         origin=folder,
     )
 

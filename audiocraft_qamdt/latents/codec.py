@@ -106,6 +106,17 @@ class LatentCodec(nn.Module, ABC):
         """Latent frames per second."""
         return self.sample_rate / self.hop_length
 
+    @functools.cached_property
+    @frozen
+    def probe(self) -> Tensor:
+        """Raw latents [C, T, F] of a quarter second that is always the same: what tells one encoder from another.
+
+        A decoder that was trained further leaves it alone: a network keeps working with it.
+        """
+        seconds = torch.arange(self.sample_rate // 4, device=self.statistics.mean.device) / self.sample_rate
+        sweep = 0.3 * torch.sin(2 * torch.pi * (100 * seconds + 4000 * seconds.square()))  # 100 to 2100 Hz
+        return self._encode(sweep.expand(1, self.channels, -1))[0].cpu()
+
     def num_frames(self, samples: int) -> int:
         """Return T, the latent frames that `encode` gives for that many samples."""
         return -(-samples // self.hop_length)

@@ -16,7 +16,6 @@ from audiocraft_qamdt.clap.laion import load_laion_clap
 from audiocraft_qamdt.clap.scorer import ClapScorer, _checkpoint_file
 
 from ..helpers.clap import write_tokenizer
-from ..helpers.hub_server import hub
 
 WIDTH = 64  # of the text network; the audio network has one size only
 
@@ -114,16 +113,13 @@ def test_nothing_in_a_file_is_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_file_on_the_hub_is_named_by_owner_repository_and_file(checkpoint, tmp_path, monkeypatch):
-    with hub() as server:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
-        # Made from the endpoint when the library is imported.
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-        server.models["owner/clap"] = {"music.pt": checkpoint.read_bytes()}
-        found = _checkpoint_file("owner/clap/music.pt")
-    assert found is not None and found.read_bytes() == checkpoint.read_bytes()
+def test_a_file_on_the_hub_is_named_by_owner_repository_and_file(checkpoint, hub_server):
+    hub_server.models["owner/clap"] = {"music.pt": checkpoint.read_bytes()}
+    found = _checkpoint_file("owner/clap/music.pt")
+    assert found is not None
+    assert found.read_bytes() == checkpoint.read_bytes()
+
+
+def test_other_names_are_no_files_of_the_hub(checkpoint):
     assert _checkpoint_file(str(checkpoint)) == checkpoint
     assert _checkpoint_file("laion/larger_clap_music") is None

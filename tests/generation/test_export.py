@@ -386,17 +386,13 @@ def test_push_and_generate_from_the_hub(exported, tmp_path):
     assert record["weights"] == fingerprint(QAMDT.get_pretrained(str(exported), "cpu"))
 
 
-def test_models_that_the_hub_does_not_have_are_named(tmp_path, monkeypatch):
-    with hub() as server:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-        with pytest.raises(FileNotFoundError, match="me/other: neither an export or checkpoint here nor a model"):
-            store.load("me/other")
-        server.models["me/text"] = {"README.md": b"a model of another kind"}
-        with pytest.raises(FileNotFoundError, match="me/text: that model on the hub is no export"):
-            store.load("me/text")
-    assert any("/api/models/me/other" in request for request in server.requests)
+def test_models_that_the_hub_does_not_have_are_named(hub_server):
+    with pytest.raises(FileNotFoundError, match="me/other: neither an export or checkpoint here nor a model"):
+        store.load("me/other")
+    hub_server.models["me/text"] = {"README.md": b"a model of another kind"}
+    with pytest.raises(FileNotFoundError, match="me/text: that model on the hub is no export"):
+        store.load("me/text")
+    assert any("/api/models/me/other" in request for request in hub_server.requests)
 
 
 def test_uploading_offline_says_so(exported, caplog):

@@ -172,3 +172,14 @@ def test_the_codec_in_the_package_gives_music_back():
     level = 10 * (decoded.square().mean() / audio.square().mean()).log10()
     assert abs(level) < 1.5
     assert WEIGHTS.stat().st_size <= 12e6
+
+
+@pytest.mark.parametrize(("part", "same"), [("encoder", False), ("decoder", True)])
+def test_the_probe_tells_encoders_apart_and_not_decoders(part, same):
+    first, second = SpectralVAECodec(SpectralVAE(SMALL)), SpectralVAECodec(SpectralVAE(SMALL))
+    second.load_state_dict(first.state_dict())
+    with torch.no_grad():
+        for name, parameter in second.named_parameters():
+            if part in name:
+                parameter.mul_(1.3)
+    assert torch.equal(first.probe, second.probe) == same
