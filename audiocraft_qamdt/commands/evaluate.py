@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import typing as tp
+from dataclasses import asdict
 from pathlib import Path
 
 from .output import say
+
+if tp.TYPE_CHECKING:
+    from ..metrics.folders import FolderReport
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +24,12 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     evaluate = commands.add_parser("evaluate", help="measure a folder of audio, made by any system")
     evaluate.add_argument("--generated", type=Path, required=True, help="folder of audio to measure")
     evaluate.add_argument("--reference", type=Path, help="folder to compare with; files of the same name are pairs")
+    evaluate.add_argument("--against", type=Path, help="second folder to measure; each difference gets a p-value")
     evaluate.add_argument(
         "--metrics",
         default=DEFAULT_METRICS,
-        help="comma-separated: frechet:NETWORK, inception:NETWORK, kl:NETWORK, clap:clap, pmos:PREDICTOR, silence; "
+        help="comma-separated: frechet:NETWORK, kad:NETWORK, coverage:NETWORK, inception:NETWORK, kl:NETWORK, clap:clap, "
+        "pmos:PREDICTOR, silence; "
         "NETWORK is playground, vggish, passt, clap or encodec, with =CHECKPOINT for other weights (default: "
         f"{DEFAULT_METRICS})",
     )
@@ -71,7 +77,6 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ..metrics.folders import cache_folder, evaluate_folders
     from ..metrics.networks import Networks
     from ..metrics.table import Setup, build_metrics
-    from ..utils.files import replacing, write_json
     from ..utils.outputs import check_file, check_ours
 
     table = _table_path(args.out)
@@ -82,21 +87,39 @@ def _evaluate(args: argparse.Namespace) -> int:
     switches, settings = parse_metrics(args.metrics)
     device = resolve_device(args.device)
     setup = Setup(Networks(settings, device), {"frechet": {"extrapolate": not args.no_extrapolate}}, device)
-    report = evaluate_folders(
-        args.generated,
-        args.reference,
-        lambda: build_metrics(switches, setup),
-        captions=args.captions,
-        cache=args.cache or cache_folder(),
-        best_of=args.best_of,
-        seed=args.seed,
-    )
+    reports = [
+        evaluate_folders(
+            folder,
+            args.reference,
+            lambda: build_metrics(switches, setup),
+            captions=args.captions,
+            cache=args.cache or cache_folder(),
+            best_of=args.best_of,
+            seed=args.seed,
+        )
+        for folder in (args.generated, args.against)
+        if folder is not None
+    ]
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.out, report.to_dict())
-    with replacing(table) as part:
-        part.write_text("\n".join(report.markdown()) + "\n", encoding="utf-8")
-    say([*report.markdown(), f"{report.clips} clips, {report.audio_seconds:.0f} s of audio in {report.seconds:.1f} s"])
+    _write(args.out, table, reports)
     return 0
+
+
+def _write(out: Path, table: Path, reports: list[FolderReport]) -> None:
+    """Write one or two folders' numbers and their table, and show the table."""
+    from ..utils.files import replacing, write_json
+
+    first, *more = reports
+    content, lines = first.to_dict(), first.markdown()
+    for other in more:
+        comparison = [asdict(found) for found in first.against(other)]
+        content |= {"against": other.to_dict(), "comparison": comparison}
+        lines = first.markdown_against(other)
+    write_json(out, content)
+    with replacing(table) as part:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    spent = [f"{one.clips} clips, {one.audio_seconds:.0f} s of audio in {one.seconds:.1f} s" for one in reports]
+    say([*lines, *spent])
 
 
 def _table_path(out: Path) -> Path:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import typing as tp
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+
+from .bootstrap import REPLICATES, clip_seed, seeded_weights
 
 HIDDEN = ("duration", "padded", "unscored")
 """What an evaluate stage logs of the data and the machine, not of the model."""
@@ -16,8 +19,16 @@ HIDDEN = ("duration", "padded", "unscored")
 AUDIOCRAFT = "audiocraft_"
 """What stands before the names of numbers by AudioCraft's own metrics."""
 
-SumOverRanks = Callable[[Tensor], Tensor]
-"""Adds a float64 tensor up over all processes; every process gets the sum."""
+
+class SumOverRanks:
+    """Adds a float64 tensor up over all processes, every one of which gets the sum; here there is one."""
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def gather(self, found: tp.Any) -> list[tp.Any]:
+        """Return what each process found, in the order of their ranks."""
+        return [found]
 
 
 class Outputs(tp.NamedTuple):
@@ -93,6 +104,11 @@ class Clip:
         """Duration."""
         return len(self.audio) / self.sample_rate
 
+    @cached_property
+    def weights(self) -> Tensor:
+        """How often it counts in a number and in each replicate, see `seeded_weights`."""
+        return seeded_weights(clip_seed(self.name))
+
     def outputs(self, network: Network) -> Outputs:
         """Return the network's output for the clip, computed once for all metrics."""
         if network.name not in self._outputs:
@@ -141,6 +157,7 @@ class Metric:
         instrument: what it measures with: network and checkpoint, predictor and version.
         reference_name: set that it compares with, where that is not the one that batches bring.
         scores: quantity → clip's name → value, for quantities that single clips have.
+        replicates: quantity → its values [REPLICATES] on clips drawn anew, where it has an interval; after `compute`.
     """
 
     needs: frozenset[str] = frozenset()
@@ -149,6 +166,7 @@ class Metric:
 
     def __init__(self) -> None:
         self.scores: dict[str, dict[str, float]] = {}
+        self.replicates: dict[str, Tensor] = {}
 
     def update(self, batch: Batch) -> None:
         """Take a batch in."""
@@ -178,9 +196,19 @@ class Metric:
         """Number of clips that the values are of, after `reduce`; None = all that there were."""
         return None
 
+    def replicated(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """Keep the replicates of quantities [1 + REPLICATES], and return the quantities themselves."""
+        self.replicates |= {quantity: value[1:] for quantity, value in values.items()}
+        return {quantity: value[0].item() for quantity, value in values.items()}
+
     def score(self, clip: Clip, quantity: str, value: float) -> None:
         """Note a clip's own value."""
         self.scores.setdefault(quantity, {})[clip.name] = value
+
+
+def replicate_zeros(*shape: int) -> Tensor:
+    """Return zeros [1 + REPLICATES, *shape] in float64, to add what clips give times their weights."""
+    return torch.zeros(1 + REPLICATES, *shape, dtype=torch.float64)
 
 
 class MeanMetric(Metric):
@@ -194,8 +222,8 @@ class MeanMetric(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sums = {quantity: torch.zeros((), dtype=torch.float64) for quantity in self.quantities}
-        self.count = torch.zeros((), dtype=torch.float64)
+        self.sums = {quantity: replicate_zeros() for quantity in self.quantities}
+        self.count = replicate_zeros()
 
     def measure(self, clip: Clip) -> dict[str, float]:
         """Return quantity → value for one clip."""
@@ -203,19 +231,19 @@ class MeanMetric(Metric):
 
     def add(self, clip: Clip) -> None:
         for quantity, value in self.measure(clip).items():
-            self.sums[quantity] += value
+            self.sums[quantity] += value * clip.weights
             self.score(clip, quantity, value)
-        self.count += 1
+        self.count += clip.weights
 
     def reduce(self, total: SumOverRanks) -> None:
         self.count = total(self.count)
         self.sums = {quantity: total(value) for quantity, value in self.sums.items()}
 
     def used(self) -> int | None:
-        return int(self.count)
+        return int(self.count[0])
 
     def compute(self) -> dict[str, float]:
-        return {quantity: (value / self.count).item() for quantity, value in self.sums.items()}
+        return self.replicated({quantity: value / self.count for quantity, value in self.sums.items()})
 
 
 @dataclass(frozen=True)
@@ -230,6 +258,7 @@ class Number:
         clips: how many were judged: those that the metric could use.
         best_of: of how many candidates each clip was chosen.
         seed: of the noise; None = not known.
+        ci95: half the width of its 95 % interval over clips drawn anew; None = it has none.
     """
 
     metric: str
@@ -239,13 +268,18 @@ class Number:
     clips: int
     best_of: int | None = None
     seed: int | None = None
+    ci95: float | None = None
+
+    @property
+    def measured(self) -> str:
+        """Quantity and instrument: the name of a column."""
+        return "_".join(filter(None, (self.metric, self.instrument)))
 
     @property
     def key(self) -> str:
         """Name under which it is logged, of characters that TensorBoard keeps."""
-        measured = "_".join(filter(None, (self.metric, self.instrument)))
         condition = f"best{self.best_of}_seed{self.seed}" if self.best_of is not None else ""
-        parts = (measured, "_".join(filter(None, (self.reference, f"n{self.clips}"))), condition)
+        parts = (self.measured, "_".join(filter(None, (self.reference, f"n{self.clips}"))), condition)
         return "/".join(safe(part) for part in parts if part)
 
 

@@ -119,6 +119,6 @@ class TextAgreement(MeanMetric):
         return {"clap": torch.cosine_similarity(audio, text, dim=0).item()}
 
     def compute(self) -> dict[str, float]:
-        if not self.count:
+        if not self.used():
             raise ValueError("clap: no clip has a description: give --captions, or a sidecar with one beside each file")
         return super().compute()

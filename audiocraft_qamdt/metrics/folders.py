@@ -8,18 +8,21 @@ import os
 import time
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..utils.audio import find_audio, read_audio
 from ..utils.files import replacing
 from ..utils.outputs import optional_cache
 from .base import Batch, Clip, Metric, Network, Number
+from .comparison import Comparison, compare
+from .coverage import SampleMetric
 from .frechet import FrechetMetric, Moments
+from .samples import LARGEST, Sample
 from .signal import SILENT
 from .table import Evaluation
 from .texts import read_captions
@@ -82,43 +85,74 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def reference_moments(folder: str | Path, network: Network, cache: Path | None) -> Moments:
-    """Return a folder's moments of embeddings, computed once for the same audio (whatever its names) and weights.
+@dataclass
+class Reference:
+    """What metrics need of the embeddings of a set to compare with."""
+
+    moments: Moments
+    sample: Sample
+
+    @classmethod
+    def empty(cls, dim: int) -> Reference:
+        """Of nothing yet."""
+        return cls(Moments.empty(dim), Sample.empty(dim))
+
+    def add(self, name: str, embeddings: Tensor) -> None:
+        """Take a clip's embeddings [n, D] in."""
+        self.moments.add(embeddings)
+        self.sample.add(name, embeddings)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a file."""
+        return {**vars(self.moments), **dict(zip(_SAMPLE, self.sample.settle(), strict=True))}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Reference:
+        """Of what `tensors` gave."""
+        moments = Moments(**{name: value for name, value in tensors.items() if name not in _SAMPLE})
+        return cls(moments, Sample(*(tensors[name] for name in _SAMPLE)))
+
+
+_SAMPLE = ("places", "seeds", "embeddings")
+
+
+def read_reference(folder: str | Path, network: Network, cache: Path | None) -> Reference:
+    """Return statistics of a folder's embeddings, computed once for the same audio (whatever its names) and weights.
 
     Args:
         folder: of audio.
         network: whose embeddings.
-        cache: folder where moments are kept; None = nowhere.
+        cache: folder where statistics are kept; None = nowhere.
     """
-    files = list(named_audio(folder).values())
-    contents = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
-    key = hashlib.sha256("\n".join([network.name, fingerprint(network.module), *contents]).encode()).hexdigest()
+    contents = sorted((hashlib.sha256(path.read_bytes()).hexdigest(), path) for path in named_audio(folder).values())
+    parts = [f"reference {LARGEST}", network.name, fingerprint(network.module), *(content for content, _ in contents)]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     kept = cache / f"{key[:32]}.safetensors" if cache is not None else None
-    if kept is not None and (known := _kept_moments(kept)) is not None:
+    if kept is not None and (known := _kept_reference(kept)) is not None:
         logger.info("%s with %s: statistics from %s", folder, network.name, kept)
         return known
-    moments = Moments.empty(network.dim)
-    for path in tqdm(files, f"reference, {network.name}", unit="clip"):
-        moments.add(read_clip(path).outputs(network).embeddings)
+    found = Reference.empty(network.dim)
+    for content, path in tqdm(contents, f"reference, {network.name}", unit="clip"):
+        found.add(content, read_clip(path).outputs(network).embeddings)
     if kept is not None:
-        _keep_moments(moments, kept)
-    return moments
+        _keep_reference(found, kept)
+    return found
 
 
-def _kept_moments(path: Path) -> Moments | None:
+def _kept_reference(path: Path) -> Reference | None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return Moments(**load_file(path))
+        return Reference.from_tensors(load_file(path))
     except FileNotFoundError:
         return None
-    except (OSError, SafetensorError, TypeError) as error:
+    except (OSError, SafetensorError, TypeError, KeyError) as error:
         logger.warning("%s cannot be read (%s): it is computed again", path, error)
         return None
 
 
-def _keep_moments(moments: Moments, path: Path) -> None:
+def _keep_reference(reference: Reference, path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -126,16 +160,23 @@ def _keep_moments(moments: Moments, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
             try:
-                save_file({name: value.contiguous() for name, value in vars(moments).items()}, part)
+                save_file({name: value.contiguous() for name, value in reference.tensors().items()}, part)
             except SafetensorError as error:
                 raise OSError(str(error)) from error
 
 
 def compare_with_folder(metrics: list[Metric], folder: str | Path, cache: Path | None) -> None:
-    """Let Fréchet distances compare with the audio of a folder in place of what batches bring."""
+    """Let distances between sets compare with the audio of a folder in place of what batches bring."""
+    name, known = Path(folder).resolve().name, dict[str, Reference]()
     for metric in metrics:
-        if isinstance(metric, FrechetMetric):
-            metric.compare_with(Path(folder).resolve().name, reference_moments(folder, metric.network, cache))
+        if isinstance(metric, (FrechetMetric, SampleMetric)):
+            if metric.network.name not in known:
+                known[metric.network.name] = read_reference(folder, metric.network, cache)
+            reference = known[metric.network.name]
+            if isinstance(metric, FrechetMetric):
+                metric.compare_with(name, reference.moments)
+            else:
+                metric.compare_with(name, reference.sample)
 
 
 @dataclass
@@ -149,6 +190,7 @@ class FolderReport:
         seconds: how long it took.
         numbers: see `Number`.
         scores: clip → measurement → value.
+        replicates: measurement → values on clips drawn anew; not written.
     """
 
     generated: str
@@ -158,19 +200,45 @@ class FolderReport:
     seconds: float
     numbers: list[Number]
     scores: dict[str, dict[str, float]]
+    replicates: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; each number has its key beside its fields."""
         numbers = [{"key": number.key, **asdict(number)} for number in self.numbers]
-        return {**vars(self), "numbers": numbers}
+        fields = {name: value for name, value in vars(self).items() if name != "replicates"}
+        return {**fields, "numbers": numbers}
 
     def markdown(self) -> list[str]:
         """Return the head, rule and row of a table."""
-        names = ["_".join(filter(None, (number.metric, number.instrument))) for number in self.numbers]
-        values = [f"{number.value:.4g}" for number in self.numbers]
-        cells = [["generated", "reference", "N", *names], ["---"] * (len(names) + 3)]
-        cells.append([self.generated, self.reference or "", str(self.clips), *values])
-        return [f"| {' | '.join(row)} |" for row in cells]
+        head = ["generated", "reference", "N", *(number.measured for number in self.numbers)]
+        return table_of([head, ["---"] * len(head), self.row()])
+
+    def row(self) -> list[str]:
+        """Return its cells."""
+        values = [f"{number.value:.4g}{_plus_minus(number.ci95)}" for number in self.numbers]
+        return [self.generated, self.reference or "", str(self.clips), *values]
+
+    def against(self, other: FolderReport) -> list[Comparison]:
+        """Return, for each number, whether it differs from that of other clips measured alike."""
+        pairs = zip(self.numbers, other.numbers, strict=True)
+        return [compare(*pair, self.replicates, other.replicates) for pair in pairs]
+
+    def markdown_against(self, other: FolderReport) -> list[str]:
+        """Return the table with the row of the other clips and those of the differences."""
+        found = self.against(other)
+        differences = [f"{one.difference:.3g}{_plus_minus(one.ci95)}" for one in found]
+        chances = ["" if one.p is None else f"p = {one.p:.2g}" for one in found]
+        rows = [other.row(), ["difference", "", "", *differences], ["no difference", "", "", *chances]]
+        return [*self.markdown(), *table_of(rows)]
+
+
+def table_of(rows: list[list[str]]) -> list[str]:
+    """Return lines of a Markdown table."""
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _plus_minus(half: float | None) -> str:
+    return "" if half is None else f" ± {half:.2g}"
 
 
 def evaluate_folders(
@@ -212,7 +280,8 @@ def evaluate_folders(
     numbers = evaluation.numbers(reference=label, best_of=best_of, seed=seed)
     where = None if reference is None else str(reference)
     spent = time.monotonic() - begin
-    return FolderReport(str(generated), where, len(files), audio_seconds, spent, numbers, evaluation.scores())
+    measured = (numbers, evaluation.scores(), evaluation.replicates())
+    return FolderReport(str(generated), where, len(files), audio_seconds, spent, *measured)
 
 
 def _check(

@@ -7,6 +7,7 @@ against deviations, takes the root of an asymmetric product, and knows neither o
 from __future__ import annotations
 
 import logging
+import typing as tp
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +15,13 @@ from torch import Tensor
 
 from ..utils.randomness import keyed_seed
 from .base import Clip, Metric, Network, SumOverRanks
+from .bootstrap import REPLICATES, clip_seed, seeded_weights
+from .samples import Spill
 
 logger = logging.getLogger(__name__)
 
 SUBSETS = 10
+SINGULAR = 1e-10  # share of the largest eigenvalue that counts as zero
 LARGEST_INVERSE = 4.0  # subsets go down to a quarter of the clips
 
 
@@ -80,12 +84,52 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     return ((first.mean - second.mean).square().sum() + traces - 2 * cross).item()
 
 
+class Slope(tp.NamedTuple):
+    """How a Fréchet distance to a reference moves with the moments of the generated clips.
+
+    Its derivative by their mean is 2 (μ − μᵣ), that by their covariance Σ is I − T with T = Σᵣ^½ (Σᵣ^½ Σ Σᵣ^½)^-½ Σᵣ^½,
+    the optimal transport between the Gaussians; the root's inverse is that of what is not zero.
+
+    Args:
+        count: of embeddings.
+        mean: μ [D].
+        shift: 2 (μ − μᵣ) [D].
+        curve: I − T [D, D].
+        level: trace of curve · Σ.
+    """
+
+    count: float
+    mean: Tensor
+    shift: Tensor
+    curve: Tensor
+    level: float
+
+    @classmethod
+    def of(cls, generated: Moments, reference: Moments) -> Slope:
+        """Return the slope at these moments."""
+        root = matrix_root(reference.covariance)
+        values, vectors = torch.linalg.eigh(root @ generated.covariance @ root)
+        inverses = torch.where(values > SINGULAR * values.max(), values.clamp(min=1e-300).rsqrt(), 0.0)
+        curve = torch.eye(len(root), dtype=torch.float64) - root @ (vectors * inverses) @ vectors.T @ root
+        level = (curve * generated.covariance).sum().item()
+        shift = 2 * (generated.mean - reference.mean)
+        return cls(generated.count.item(), generated.mean, shift, curve, level)
+
+    def change(self, count: float, mean: Tensor, factor: Tensor) -> float:
+        """Return the change by one more of a clip: its count, mean [D] and a factor [n, D] of its scatter."""
+        centred = mean - self.mean
+        scatter = ((factor @ self.curve) * factor).sum() + count * (centred @ self.curve @ centred)
+        return (count * (self.shift @ centred) + scatter - count * self.level).item() / self.count
+
+
 class FrechetMetric(Metric):
     """Fréchet distance, its extrapolation to infinitely many clips, and that of each clip.
 
     `frechet` is biased upwards by about 1/N; `frechet_inf` is where a line through the distances of subsets of other
     sizes, over 1/N, meets 1/N = 0 (FID∞, arXiv 1911.07023; FAD∞, arXiv 2311.01616). Which clips a subset holds depends
-    on their names alone. A single clip's distance is that of its own embeddings to the reference (arXiv 2311.01616).
+    on their names alone. Intervals are those of the first-order change of the distance on clips drawn anew, which costs
+    one more pass over small matrices in place of `REPLICATES` distances. A single clip's distance is that of its own
+    embeddings to the reference (arXiv 2311.01616).
 
     Args:
         network: whose embeddings.
@@ -101,7 +145,8 @@ class FrechetMetric(Metric):
         self.reference = Moments.empty(network.dim)
         inverses = torch.linspace(1, LARGEST_INVERSE, SUBSETS).tolist() if extrapolate else [1.0]
         self.subsets = {1 / inverse: Moments.empty(network.dim) for inverse in inverses}
-        self.clips: dict[str, tuple[Tensor, Tensor]] = {}
+        self.clips = Spill()
+        self._drawn = torch.full((len(self.subsets), REPLICATES), torch.nan, dtype=torch.float64)  # by `reduce`
 
     def compare_with(self, name: str, reference: Moments) -> None:
         """Compare with these moments, which all ranks know, and not with what batches bring."""
@@ -113,18 +158,19 @@ class FrechetMetric(Metric):
     def add(self, clip: Clip) -> None:
         embeddings = clip.outputs(self.network).embeddings
         for share, moments in self.subsets.items():
-            if share == 1 or keyed_seed("subset", f"{share:.6f}", clip.name) < share * 2**63:
+            if _holds(share, clip.name):
                 moments.add(embeddings)
-        if self.per_clip:
-            mean = embeddings.mean(0)
-            spread = (embeddings - mean) / max(1, len(embeddings) - 1) ** 0.5
-            # Its triangular factor has the same covariance and no more rows than dimensions.
-            self.clips[clip.name] = mean, spread if len(spread) <= len(mean) else torch.linalg.qr(spread).R
+        mean = embeddings.mean(0)
+        spread = embeddings - mean
+        # Its triangular factor has the same scatter and no more rows than dimensions.
+        factor = spread if len(spread) <= len(mean) else torch.linalg.qr(spread).R
+        self.clips.append(clip.name, torch.tensor(float(len(embeddings))), mean, factor)
 
     def reduce(self, total: SumOverRanks) -> None:
         if self.reference_name is None:
             self.reference = self.reference.reduced(total)
         self.subsets = {share: moments.reduced(total) for share, moments in self.subsets.items()}
+        self._drawn = total(self._draw_anew())
 
     def compute(self) -> dict[str, float]:
         generated = self.subsets[1.0]
@@ -135,26 +181,51 @@ class FrechetMetric(Metric):
                     "mostly bias, compare it with nothing of another size",
                     *(self.instrument, int(moments.count), side, self.network.dim),
                 )
-        values = {"frechet": frechet_distance(generated, self.reference)}
+        known = {share: moments for share, moments in self.subsets.items() if moments.count > 1}
+        distances = [frechet_distance(moments, self.reference) for moments in known.values() or [generated]]
+        values = {"frechet": distances[0]}
+        self.replicates["frechet"] = distances[0] + self._drawn[0]
         if len(self.subsets) > 1 and generated.count >= self.network.dim:
-            values["frechet_inf"] = self._extrapolate()
+            line = _intercept([moments.count for moments in known.values()])
+            values["frechet_inf"] = (line @ torch.tensor(distances, dtype=torch.float64)).item()
+            changes = self._drawn[[index for index, share in enumerate(self.subsets) if share in known]]
+            self.replicates["frechet_inf"] = values["frechet_inf"] + line @ changes
         if self.per_clip:
             self.scores["frechet"] = self._clip_distances()
         return values
 
-    def _extrapolate(self) -> float:
-        known = [moments for moments in self.subsets.values() if moments.count > 1]
-        distances = torch.tensor([frechet_distance(moments, self.reference) for moments in known], dtype=torch.float64)
-        inverses = torch.stack([1 / moments.count for moments in known])
-        line = torch.stack([torch.ones_like(inverses), inverses], dim=1)
-        return torch.linalg.lstsq(line, distances[:, None]).solution[0].item()
+    def _draw_anew(self) -> Tensor:
+        """First-order change of each subset's distance on clips drawn anew, by this rank's [subsets, REPLICATES]."""
+        slopes = {
+            share: Slope.of(moments, self.reference)
+            for share, moments in self.subsets.items()
+            if min(moments.count, self.reference.count) > 1
+        }
+        changes = torch.zeros(len(self.subsets), REPLICATES, dtype=torch.float64)
+        for name, (count, mean, factor) in self.clips:
+            drawn = seeded_weights(clip_seed(name))[1:]
+            for index, share in enumerate(self.subsets):
+                if share in slopes and _holds(share, name):
+                    changes[index] += drawn * slopes[share].change(count.item(), mean.double(), factor.double())
+        return changes
 
     def _clip_distances(self) -> dict[str, float]:
         covariance, distances = self.reference.covariance, {}
         root = matrix_root(covariance)
-        for name, (mean, spread) in self.clips.items():
-            spread = spread.double()  # [n, D]: its covariance is spread.T @ spread
+        for name, (count, mean, factor) in self.clips:
+            spread = factor.double() / max(1, count.item() - 1) ** 0.5  # [n, D]: its covariance is spread.T @ spread
             cross = torch.linalg.svdvals(spread @ root).sum()
             means = (mean.double() - self.reference.mean).square().sum()
             distances[name] = (means + spread.square().sum() + covariance.trace() - 2 * cross).item()
         return distances
+
+
+def _holds(share: float, name: str) -> bool:
+    """Whether the clip of that name is in the subset of that share."""
+    return share == 1 or keyed_seed("subset", f"{share:.6f}", name) < share * 2**63
+
+
+def _intercept(counts: list[Tensor]) -> Tensor:
+    """Return factors of distances [n] whose sum is where their line over 1/count meets 1/count = 0."""
+    inverses = 1 / torch.stack(counts)
+    return torch.linalg.pinv(torch.stack([torch.ones_like(inverses), inverses], dim=1))[0]

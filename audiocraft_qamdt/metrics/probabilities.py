@@ -7,7 +7,7 @@ import typing as tp
 import torch
 from torch import Tensor
 
-from .base import Clip, MeanMetric, Metric, Network, SumOverRanks
+from .base import Clip, MeanMetric, Metric, Network, SumOverRanks, replicate_zeros
 
 CLIPPING = 1e-6
 """Added to the probabilities inside the logarithm of KL's second argument, as in AudioCraft."""
@@ -38,22 +38,22 @@ class InceptionScore(Metric):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network, self.instrument = network, network.name
-        self.count = torch.zeros((), dtype=torch.float64)
-        self.sum = torch.zeros(_classes(network), dtype=torch.float64)  # of p
-        self.negative_entropy = torch.zeros((), dtype=torch.float64)
+        self.count, self.sum = replicate_zeros(), replicate_zeros(_classes(network))  # sum of p
+        self.negative_entropy = replicate_zeros()
 
     def add(self, clip: Clip) -> None:
         found = probabilities(clip, self.network)
-        self.sum = self.sum + found
-        self.negative_entropy = self.negative_entropy + torch.xlogy(found, found).sum()
-        self.count += 1
+        self.sum += torch.outer(clip.weights, found)
+        self.negative_entropy += clip.weights * torch.xlogy(found, found).sum()
+        self.count += clip.weights
 
     def reduce(self, total: SumOverRanks) -> None:
         self.count, self.sum, self.negative_entropy = map(total, (self.count, self.sum, self.negative_entropy))
 
     def compute(self) -> dict[str, float]:
-        mean = self.sum / self.count
-        return {"inception": (self.negative_entropy / self.count - torch.xlogy(mean, mean).sum()).exp().item()}
+        mean = self.sum / self.count[:, None]
+        entropy = -torch.xlogy(mean, mean).sum(1)
+        return self.replicated({"inception": (self.negative_entropy / self.count + entropy).exp()})
 
 
 class KLDivergence(MeanMetric):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..quality.annotate import score_clip
 from ..quality.predictors.base import Predictor
-from .base import Batch, Clip, MeanMetric, Metric, SumOverRanks
+from .base import Batch, Clip, MeanMetric, Metric, SumOverRanks, replicate_zeros
 
 SILENT = 10 ** (-60 / 20)  # peak, relative to full scale
 CLIPPED, CLIPPED_SHARE = 0.999, 1e-3  # level, and share of the samples that must reach it
@@ -31,23 +30,24 @@ class LevelShares(MeanMetric):
 
 
 class RealTimeFactor(Metric):
-    """Seconds of work per second of generated audio, on one device."""
+    """Seconds of work per second of generated audio, on one device; its interval draws batches anew, not clips."""
 
     needs = frozenset({"seconds"})
 
     def __init__(self) -> None:
         super().__init__()
-        self.work, self.audio = (torch.zeros((), dtype=torch.float64) for _ in range(2))
+        self.work, self.audio = replicate_zeros(), replicate_zeros()
 
     def update(self, batch: Batch) -> None:
-        self.work += batch.seconds
-        self.audio += sum(clip.seconds for clip in batch.generated)
+        drawn = batch.generated[0].weights
+        self.work += batch.seconds * drawn
+        self.audio += sum(clip.seconds for clip in batch.generated) * drawn
 
     def reduce(self, total: SumOverRanks) -> None:
         self.work, self.audio = total(self.work), total(self.audio)
 
     def compute(self) -> dict[str, float]:
-        return {"rtf": (self.work / self.audio).item()}
+        return self.replicated({"rtf": self.work / self.audio})
 
 
 class PredictedMOS(MeanMetric):

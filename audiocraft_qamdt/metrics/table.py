@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from ..quality.predictors.base import load_predictor
-from .base import AUDIOCRAFT, Batch, Metric, Number, SumOverRanks
+from .base import AUDIOCRAFT, Batch, Metric, Network, Number, SumOverRanks
+from .bootstrap import half_width
 from .clap import ClapNetwork, TextAgreement
+from .coverage import DensityCoverage, KernelDistance
 from .frechet import FrechetMetric
 from .networks import NETWORKS, Networks
 from .probabilities import InceptionScore, KLDivergence
@@ -41,6 +43,10 @@ class Setup:
 def _frechet(network: str, setup: Setup) -> Metric:
     options = {key: value for key, value in setup.options.get("frechet", {}).items() if key != "reference"}
     return FrechetMetric(setup.networks.get(_named("frechet", network)), **options)
+
+
+def _samples(name: str, build: Callable[[Network], Metric]) -> Callable[[str, Setup], Metric]:
+    return lambda network, setup: build(setup.networks.get(_named(name, network)))
 
 
 def _clap(network: str, setup: Setup) -> Metric:
@@ -84,9 +90,9 @@ _AUDIOCRAFT_MORE_IS_BETTER = {name: name in ("text_consistency", "chroma_cosine"
 
 MORE_IS_BETTER: dict[str, bool] = {
     **dict.fromkeys(
-        ("loss", "frechet", "frechet_inf", "kl", "kl_reverse", "kl_both", "silent", "clipped", "rtf"), False
+        ("loss", "frechet", "frechet_inf", "kad", "kl", "kl_reverse", "kl_both", "silent", "clipped", "rtf"), False
     ),
-    **dict.fromkeys(("inception", "clap", "pmos"), True),
+    **dict.fromkeys(("inception", "density", "coverage", "clap", "pmos"), True),
     **_AUDIOCRAFT_MORE_IS_BETTER,
     **{f"{AUDIOCRAFT}{name}": better for name, better in _AUDIOCRAFT_MORE_IS_BETTER.items()},
 }
@@ -100,6 +106,8 @@ METRICS: dict[str, Callable[[str, Setup], Metric]] = {
     "chroma_cosine": _audiocraft("chroma_cosine"),
     # what it lacks: the argument is a network, or a predictor
     "frechet": _frechet,
+    "kad": _samples("kad", KernelDistance),
+    "coverage": _samples("coverage", DensityCoverage),
     "inception": lambda network, setup: InceptionScore(setup.networks.get(_named("inception", network))),
     "kl": lambda network, setup: KLDivergence(setup.networks.get(_named("kl", network))),
     "clap": _clap,
@@ -143,9 +151,8 @@ def _arguments(value: tp.Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def one_rank(tensor: Tensor) -> Tensor:
-    """Return the sum over ranks where there is one."""
-    return tensor
+one_rank = SumOverRanks()
+"""The sum over ranks where there is one."""
 
 
 @dataclass
@@ -190,8 +197,18 @@ class Evaluation:
                 logger.warning("%s is of %d of %d clips: the others cannot be used", "/".join(values), used, clips)
             judged = clips if used is None else used
             for quantity, value in values.items():
-                found.append(Number(quantity, metric.instrument, value, compared, judged, best_of, seed))
+                drawn = metric.replicates.get(quantity)
+                interval = None if drawn is None else half_width(drawn, judged)
+                found.append(Number(quantity, metric.instrument, value, compared, judged, best_of, seed, interval))
         return found
+
+    def replicates(self) -> dict[str, Tensor]:
+        """Quantity and instrument → values on clips drawn anew, see `Metric.replicates`; after `numbers`."""
+        return {
+            "_".join(filter(None, (quantity, metric.instrument))): values
+            for metric in self.metrics
+            for quantity, values in metric.replicates.items()
+        }
 
     def scores(self) -> dict[str, dict[str, float]]:
         """Clip → what was measured of it alone → value."""
@@ -204,26 +221,35 @@ class Evaluation:
         return table
 
 
+class _Distributed(SumOverRanks):
+    """The processes of torch.distributed, which sum through `device`, as their backend needs."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device = device
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        import flashy
+
+        summed = tensor.to(self.device, copy=True)
+        flashy.distrib.all_reduce(summed)
+        return summed.cpu()
+
+    def gather(self, found: tp.Any) -> list[tp.Any]:
+        import flashy
+
+        parts = [found] * flashy.distrib.world_size()
+        torch.distributed.all_gather_object(parts, found)
+        return parts
+
+
 def sum_over_ranks(device: torch.device | str) -> SumOverRanks:
     """Return a sum over the processes of torch.distributed, through the device that its backend needs."""
     import flashy
 
-    def total(tensor: Tensor) -> Tensor:
-        if not flashy.distrib.is_distributed():
-            return tensor
-        summed = tensor.to(device, copy=True)
-        flashy.distrib.all_reduce(summed)
-        return summed.cpu()
-
-    return total
+    return _Distributed(device) if flashy.distrib.is_distributed() else one_rank
 
 
 def gather_scores(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """Return scores of the clips of all ranks, by the clips' names."""
-    import flashy
-
-    parts = [scores]
-    if flashy.distrib.is_distributed():
-        parts = [{}] * flashy.distrib.world_size()
-        torch.distributed.all_gather_object(parts, scores)
+    parts = sum_over_ranks("cpu").gather(scores)
     return dict(sorted((clip, values) for part in parts for clip, values in part.items()))

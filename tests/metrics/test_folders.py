@@ -66,6 +66,23 @@ def test_noise_is_worse_by_every_number(folders, tmp_path, capsys):
     assert row in capsys.readouterr().out
 
 
+def test_a_second_folder_gives_differences_and_how_sure_they_are(folders, tmp_path, capsys):
+    clean, noisy, _ = folders
+    options = ("--reference", clean, "--metrics", METRICS + ",kad:playground,coverage:playground", "--no-extrapolate")
+    _, report = evaluate(tmp_path, clean, *options, "--against", noisy)
+    found = {one["measured"]: one for one in report["comparison"]}
+    assert found[PMOS]["p"] < 1e-3 and found[PMOS]["difference"] - found[PMOS]["ci95"] > 1
+    assert found["kad_playground-1"]["p"] < 0.05 and found["kad_playground-1"]["difference"] < 0
+    assert found["silent"]["p"] == 1 and "against" in report and "replicates" not in report
+    assert found.keys() == {
+        one["metric"] + ("_" + one["instrument"]) * bool(one["instrument"]) for one in report["numbers"]
+    }
+    table = (tmp_path / "out.md").read_text()
+    assert (
+        len(table.splitlines()) == 6 and " ± " in table and "p = " in table and table in capsys.readouterr().out + "\n"
+    )
+
+
 def test_reference_statistics_are_kept_by_content(folders, tmp_path, caplog):
     clean, noisy, other = folders
     caplog.set_level("INFO")
