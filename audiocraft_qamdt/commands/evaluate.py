@@ -28,8 +28,8 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument(
         "--metrics",
         default=DEFAULT_METRICS,
-        help="comma-separated: frechet:NETWORK, kad:NETWORK, coverage:NETWORK, inception:NETWORK, kl:NETWORK, clap:clap, "
-        "pmos:PREDICTOR, silence; "
+        help="comma-separated: frechet:NETWORK, kad:NETWORK, coverage:NETWORK, inception:NETWORK, kl:NETWORK, "
+        "clap:clap, pmos:PREDICTOR, silence; "
         "NETWORK is playground, vggish, passt, clap or encodec, with =CHECKPOINT for other weights (default: "
         f"{DEFAULT_METRICS})",
     )

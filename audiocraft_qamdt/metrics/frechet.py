@@ -91,14 +91,14 @@ class Slope(tp.NamedTuple):
     the optimal transport between the Gaussians; the root's inverse is that of what is not zero.
 
     Args:
-        count: of embeddings.
+        total: number of embeddings.
         mean: μ [D].
         shift: 2 (μ − μᵣ) [D].
         curve: I − T [D, D].
         level: trace of curve · Σ.
     """
 
-    count: float
+    total: float
     mean: Tensor
     shift: Tensor
     curve: Tensor
@@ -119,7 +119,7 @@ class Slope(tp.NamedTuple):
         """Return the change by one more of a clip: its count, mean [D] and a factor [n, D] of its scatter."""
         centred = mean - self.mean
         scatter = ((factor @ self.curve) * factor).sum() + count * (centred @ self.curve @ centred)
-        return (count * (self.shift @ centred) + scatter - count * self.level).item() / self.count
+        return (count * (self.shift @ centred) + scatter - count * self.level).item() / self.total
 
 
 class FrechetMetric(Metric):

@@ -88,7 +88,8 @@ class Spill:
         self.each = len(arrays)
 
     def __iter__(self) -> Iterator[tuple[str, list[Tensor]]]:
-        if self.file is not None:
-            self.file.seek(0)
+        if self.file is None:
+            return
+        self.file.seek(0)
         for name in self.names:
             yield name, [torch.from_numpy(np.load(self.file)) for _ in range(self.each)]
