@@ -33,7 +33,6 @@ from .utils.patching import replaced
 from audiocraft.data import music_dataset
 from audiocraft.models import builders as audiocraft_builders
 from audiocraft.modules.conditioners import BaseConditioner, ConditioningProvider
-from audiocraft.solvers import builders as audiocraft_solver_builders
 from audiocraft.utils.utils import dict_from_config, get_dataset_from_loader
 
 logger = logging.getLogger(__name__)
@@ -375,6 +374,8 @@ def get_optimizer(model: torch.nn.Module, cfg: DictConfig) -> torch.optim.Optimi
 
     Add `optim.adam.fused=false` to switch that off.
     """
+    from audiocraft.solvers import builders as audiocraft_solver_builders  # with all metrics: not to generate
+
     device = next(model.parameters()).device.type
     if cfg.optimizer in ("adam", "adamw") and device in ("cpu", "cuda"):
         cfg = cfg.copy()
@@ -413,6 +414,8 @@ def get_audio_datasets(cfg: DictConfig) -> dict[str, torch.utils.data.DataLoader
     Raises:
         FileNotFoundError, ValueError: a manifest that is missing or empty, named with its config key.
     """
+    from audiocraft.solvers import builders as audiocraft_solver_builders
+
     for split in SPLITS:
         path = cfg.datasource.get(split)
         if path is None and split in ("train", "valid") and cfg.execute_only is None:

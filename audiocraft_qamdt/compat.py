@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.machinery
 import importlib.util
 import logging
 import os
@@ -18,12 +17,28 @@ import types
 import typing as tp
 from pathlib import Path
 
+from .lazy import Deferred, LazyImports, import_lazily
+
 logger = logging.getLogger(__name__)
 
 CONFIG_ROOT = Path(__file__).resolve().parent.parent / "config"
 
-# AudioCraft and flashy import these at module level, for conditioners, loggers and melodies that few runs have.
-_SELDOM_USED = ("spacy", "wandb", "librosa.filters")
+# AudioCraft, flashy and diffusers import these at module level, for conditioners, loggers, melodies and schedules that
+# few runs have.
+_SELDOM_USED = ("spacy", "wandb", "librosa.filters", "scipy.stats")
+
+# Their `__init__` imports every model, and with these solvers and metrics, for whoever wants one module of them.
+_PACKAGES = ("audiocraft", "audiocraft.data", "audiocraft.models")
+
+# T5, RoBERTa and Hugging Face's EnCodec, for conditioners and codecs that few runs have; and a decorator.
+_NAMES = {
+    "audiocraft.modules.conditioners": "transformers",
+    "audiocraft.models.encodec": "transformers",
+    "diffusers.utils.torch_utils": "torch._dynamo",
+}
+
+# They use each other: the first to be imported is always the same.
+_LATER = {"audiocraft.solvers": "audiocraft.models"}
 
 
 @functools.cache
@@ -33,11 +48,12 @@ def prepare() -> None:
     _stand_in_for_xformers()
     # `audiocraft.metrics.clap_consistency` imports laion_clap at module level, and laion_clap fetches three tokenizers
     # from the hub while it is imported. (importlib's LazyLoader would not do: `inspect` alone triggers it.)
-    _import_lazily("laion_clap", then=_read_clap_as_data)
+    import_lazily("laion_clap", then=_read_clap_as_data)
     for name in _SELDOM_USED:
-        _import_lazily(name)
+        import_lazily(name)
+    sys.meta_path.insert(0, LazyImports(_PACKAGES, _NAMES, _LATER))
     # AudioCraft resolves `//sig/...` through `audiocraft.train`, which wants a config folder that its wheel lacks.
-    _import_lazily("audiocraft.train", instead="audiocraft_qamdt.train")
+    import_lazily("audiocraft.train", instead="audiocraft_qamdt.train")
     _allow_checkpoint_types()
     point_to_configs()
     _prepare_worker_pools()
@@ -56,7 +72,7 @@ def _name_the_user() -> None:
 
 def has_xformers() -> bool:
     """Return whether the real xformers is installed (not the stand-in made by `prepare`)."""
-    return not isinstance(sys.modules.get("xformers"), _Deferred) and importlib.util.find_spec("xformers") is not None
+    return not isinstance(sys.modules.get("xformers"), Deferred) and importlib.util.find_spec("xformers") is not None
 
 
 def check_attention_backend(backend: str) -> None:
@@ -67,24 +83,6 @@ def check_attention_backend(backend: str) -> None:
     """
     if backend == "xformers" and not has_xformers():
         _refuse_xformers()
-
-
-class _Deferred(types.ModuleType):
-    """An importable module whose attributes come from `load()`, called on the first use of one.
-
-    Names with underscores on both sides are not uses: `inspect` asks every module in `sys.modules` for its `__file__`.
-    `__path__` is one: the import of a submodule asks for it.
-    """
-
-    def __init__(self, name: str, load: tp.Callable[[], types.ModuleType]) -> None:
-        super().__init__(name)
-        self.__spec__ = importlib.machinery.ModuleSpec(name, None)
-        self.__dict__["_load"] = load
-
-    def __getattr__(self, name: str) -> tp.Any:
-        if name.startswith("__") and name != "__path__":
-            raise AttributeError(name)
-        return getattr(self.__dict__["_load"](), name)
 
 
 def _refuse_xformers(*args: tp.Any, **kwargs: tp.Any) -> tp.NoReturn:
@@ -109,32 +107,9 @@ def _stand_in_for_xformers() -> None:
         LowerTriangularMask=_LowerTriangularMask,
         memory_efficient_attention=_refuse_xformers,
     )
-    package = _Deferred("xformers", _refuse_xformers)
+    package = Deferred("xformers", _refuse_xformers)
     package.__dict__.update(ops=ops, __path__=[])
     sys.modules.update({"xformers": package, "xformers.ops": ops})
-
-
-def _import_lazily(name: str, instead: str | None = None, then: tp.Callable[[], None] = lambda: None) -> None:
-    """Let `import name` succeed now, and import it (or the module named by `instead`) when something of it is used.
-
-    Args:
-        then: called after it is imported, now if somebody has imported it already.
-    """
-    if isinstance(sys.modules.get(name), types.ModuleType):
-        if not isinstance(sys.modules[name], _Deferred):
-            then()
-        return
-    if importlib.util.find_spec(instead or name) is None:
-        return
-
-    def load() -> types.ModuleType:
-        if sys.modules.get(name) is deferred:
-            del sys.modules[name]
-        sys.modules[name] = importlib.import_module(instead or name)
-        then()
-        return sys.modules[name]
-
-    deferred = sys.modules[name] = _Deferred(name, load)
 
 
 def _allow_checkpoint_types() -> None:

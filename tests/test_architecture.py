@@ -16,6 +16,7 @@ import audiocraft_qamdt
 PACKAGE = Path(audiocraft_qamdt.__file__).parent
 
 FLOORS = [
+    {"lazy"},
     {"compat"},
     {"utils", "models", "diffusion"},
     {"latents", "data", "checkpoints", "clap", "slurm"},
