@@ -110,7 +110,8 @@ class Reference:
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Reference:
         """Of what `tensors` gave."""
         moments = Moments(**{name: value for name, value in tensors.items() if name not in _SAMPLE})
-        return cls(moments, Sample(**{name: tensors[name] for name in _SAMPLE}))
+        places, seeds, embeddings = (tensors[name] for name in _SAMPLE)
+        return cls(moments, Sample(places, seeds, embeddings))
 
 
 _SAMPLE = ("places", "seeds", "embeddings")
