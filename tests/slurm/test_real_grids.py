@@ -169,7 +169,7 @@ def test_cancelled_preempted_and_failing_runs(slurm, tmp_path, users_grid):
 def test_grid_is_cancelled_and_retried_from_a_clone_of_the_commit(slurm, tmp_path):
     clone = tmp_path / "checkout"  # a clean one: Dora refuses to clone what has changes
     subprocess.run(["git", "clone", "-q", f"file://{ROOT}", clone], check=True)
-    arguments = [*RUN, "optim.epochs=30", f"folder={make_folder(tmp_path / 'audio', tracks=4)}"]
+    arguments = [*RUN, "optim.epochs=150", f"folder={make_folder(tmp_path / 'audio', tracks=4)}"]
     recipe = {"QAMDT_SOLVER": "qamdt/debug", "QAMDT_EVALUATION": "none", "QAMDT_SEEDS": "1"}
     grids = Grids(tmp_path / "outputs", clone, QAMDT_ARGS=" ".join(arguments), **recipe)
     grids.environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "").replace(str(ROOT), "")
@@ -184,7 +184,7 @@ def test_grid_is_cancelled_and_retried_from_a_clone_of_the_commit(slurm, tmp_pat
     grids.dora("--retry", *chosen)
     assert grids.job(run) != first
     wait_for(lambda: ended(grids.job(run)))
-    assert grids.dora(*chosen) == {run: "COM"} and grids.epochs(run) == 30
+    assert grids.dora(*chosen) == {run: "COM"} and grids.epochs(run) == 150
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=clone, capture_output=True, text=True, check=True)
     code = grids.outputs / "codes" / commit.stdout.strip()
     assert (grids.xp(run) / "code").resolve() == code and f"CWD is {code}" in grids.log(run)
