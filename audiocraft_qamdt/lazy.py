@@ -121,33 +121,31 @@ class _PackageLoader(importlib.abc.Loader):
         module.__dict__["_init"] = self.loader
 
 
-class _NamesLoader(importlib.abc.Loader):
-    def __init__(self, loader: importlib.abc.Loader, source: str) -> None:
-        self.loader, self.source = loader, source
+class _UsualLoader(importlib.abc.Loader):
+    """The usual loader, with something about module `other` done when the module runs."""
+
+    def __init__(self, loader: importlib.abc.Loader, other: str) -> None:
+        self.loader, self.other = loader, other
 
     def create_module(self, spec: Spec) -> types.ModuleType | None:
         return self.loader.create_module(spec)
 
+
+class _NamesLoader(_UsualLoader):
     def exec_module(self, module: types.ModuleType) -> None:
-        if self.source in sys.modules:
+        if self.other in sys.modules:
             self.loader.exec_module(module)
             return
-        sys.modules[self.source] = _Names(self.source)
+        sys.modules[self.other] = _Names(self.other)
         try:
             self.loader.exec_module(module)
         finally:
-            del sys.modules[self.source]
+            del sys.modules[self.other]
 
 
-class _LaterLoader(importlib.abc.Loader):
-    def __init__(self, loader: importlib.abc.Loader, first: str) -> None:
-        self.loader, self.first = loader, first
-
-    def create_module(self, spec: Spec) -> types.ModuleType | None:
-        return self.loader.create_module(spec)
-
+class _LaterLoader(_UsualLoader):
     def exec_module(self, module: types.ModuleType) -> None:
-        _run_init(importlib.import_module(self.first))
+        _run_init(importlib.import_module(self.other))
         self.loader.exec_module(module)
 
 
@@ -163,8 +161,8 @@ class LazyImports(importlib.abc.MetaPathFinder):
     def __init__(self, packages: tp.Iterable[str], names: dict[str, str], later: dict[str, str] | None = None) -> None:
         self.loaders: dict[str, tp.Callable[[importlib.abc.Loader], importlib.abc.Loader]] = {
             **dict.fromkeys(packages, _PackageLoader),
-            **{name: functools.partial(_NamesLoader, source=source) for name, source in names.items()},
-            **{name: functools.partial(_LaterLoader, first=first) for name, first in (later or {}).items()},
+            **{name: functools.partial(_NamesLoader, other=source) for name, source in names.items()},
+            **{name: functools.partial(_LaterLoader, other=first) for name, first in (later or {}).items()},
         }
 
     def find_spec(

@@ -37,13 +37,13 @@ class Adapter:
     tensors: dict[str, Tensor]
     name: str = "adapter"
 
-    def merge(self, weights: dict[str, Tensor], weight: float = 1.0) -> dict[str, Tensor]:
-        """Return a model's weights with this adapter added, `weight` times; the others are shared with `weights`.
+    def changes(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what this adapter adds to a model's weights, in float32, under the names of those that it changes.
 
         Raises:
             ValueError: the adapter is one of another model.
         """
-        merged = dict(weights)
+        found: dict[str, Tensor] = {}
         for key, value in self.tensors.items():
             if key.endswith(_UP):
                 continue
@@ -51,9 +51,8 @@ class Adapter:
             base = weights.get(target)
             if base is None or new is None or new.shape != base.shape:
                 raise ValueError(f"{self.name}: its {key} does not fit this model; it was trained on another one")
-            change = new if key.endswith(_DOWN) else new - base.float()
-            merged[target] = (base.float() + weight * change).to(base.dtype)
-        return merged
+            found[target] = new if key.endswith(_DOWN) else new - base.float()
+        return found
 
     def _target(self, key: str, value: Tensor) -> tuple[str, Tensor | None]:
         """Return which tensor an own one is about, and what is added to it or, trained in full, what it became."""
@@ -126,22 +125,29 @@ def parse(text: str) -> tuple[str, float]:
     return folder, weight
 
 
-def merge_all(weights: dict[str, Tensor], adapters: tp.Iterable[str]) -> dict[str, Tensor]:
-    """Return a model's weights with adapters added, each given as `DIR[:weight]`.
+def merge(weights: dict[str, Tensor], *weighted: tuple[Adapter, float]) -> dict[str, Tensor]:
+    """Return a model's weights with adapters added, each so many times; what none changes is shared with `weights`.
 
     What several have trained in full adds up, too: each one's change from `weights`.
 
     Raises:
-        FileNotFoundError, ValueError: see `read` and `Adapter.merge`.
+        ValueError: an adapter is one of another model.
     """
     merged = dict(weights)
-    for text in adapters:
-        source, weight = parse(text)
-        changed = read(source).merge(weights, weight)
-        for key, value in changed.items():
-            if value is not weights[key]:
-                merged[key] = merged[key] + (value - weights[key])
+    for adapter, weight in weighted:
+        for key, change in adapter.changes(weights).items():
+            merged[key] = (merged[key].float() + weight * change).to(merged[key].dtype)
     return merged
+
+
+def merge_named(weights: dict[str, Tensor], adapters: tp.Iterable[str]) -> dict[str, Tensor]:
+    """As `merge`, with adapters given as `DIR[:weight]`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read` and `merge`.
+    """
+    named = [parse(text) for text in adapters]
+    return merge(weights, *((read(source), weight) for source, weight in named))
 
 
 def _locate(source: str | Path) -> Path:

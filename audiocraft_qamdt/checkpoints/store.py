@@ -91,7 +91,7 @@ def load(name: str | Path, with_adapters: tp.Sequence[str] = ()) -> TrainedModel
         ValueError: the file is damaged, holds anything but data, or is not a checkpoint of this solver.
     """
     trained = _load(name)
-    return replace(trained, model=adapters.merge_all(trained.model, with_adapters)) if with_adapters else trained
+    return replace(trained, model=adapters.merge_named(trained.model, with_adapters)) if with_adapters else trained
 
 
 def _load(name: str | Path) -> TrainedModel:
@@ -127,7 +127,7 @@ def _with_base(trained: TrainedModel, name: str) -> TrainedModel:
     """Return the whole model of a run that trained an adapter: that of `continue_from` with it."""
     cfg = trained.cfg.copy()
     adapter = adapters.Adapter(cfg.lora.alpha / cfg.lora.rank, adapters.from_state(trained.model), name)
-    weights = adapter.merge(_load(cfg.continue_from).model)
+    weights = adapters.merge(_load(cfg.continue_from).model, (adapter, 1.0))
     cfg.lora.use, cfg.continue_from = False, None
     return replace(trained, cfg=cfg, model=weights)
 

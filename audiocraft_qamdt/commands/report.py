@@ -8,7 +8,7 @@ from pathlib import Path
 from ..utils.files import claim, holds_only, refuse_foreign
 from .output import say
 
-OWN = ("qamdt report", holds_only("report.html", "report.md", "*.csv", "*.png"))
+_OWN = ("qamdt report", holds_only("report.html", "report.md", "*.csv", "*.png"))
 
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
@@ -29,7 +29,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 def _report(args: argparse.Namespace) -> int:
     if bool(args.signatures) == bool(args.grid):
         raise ValueError("report: give signatures, or --grid NAME, and not both")
-    refuse_foreign(args.out, *OWN)
+    refuse_foreign(args.out, *_OWN)
     return _report_grid(args) if args.grid else _report_runs(args)
 
 
@@ -39,7 +39,7 @@ def _report_runs(args: argparse.Namespace) -> int:
     if args.baseline or args.unfinished:
         raise ValueError("report: --baseline and --unfinished are about the arms of a grid: give --grid NAME")
     runs = [find_run(signature) for signature in args.signatures]
-    say([str(write_report(runs, claim(args.out, *OWN), samples_per_level=args.samples))])
+    say([str(write_report(runs, claim(args.out, *_OWN), samples_per_level=args.samples))])
     return 0
 
 
@@ -49,6 +49,6 @@ def _report_grid(args: argparse.Namespace) -> int:
 
     sweep = make_sweep(args.grid, find_grid(args.grid), unfinished=args.unfinished)
     reference = sweep.arm(args.baseline) if args.baseline else None
-    written = write_grid_report(sweep, claim(args.out, *OWN), baseline=args.baseline)
+    written = write_grid_report(sweep, claim(args.out, *_OWN), baseline=args.baseline)
     say([*markdown(sweep, reference), *map(str, (written.text, written.table, written.runs, written.page))])
     return 0
