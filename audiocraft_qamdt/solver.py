@@ -132,7 +132,11 @@ class QAMDTSolver(MusicGenSolver):
         # `model` is what trains: of an adapter alone, the rest is in `continue_from`.
         self._ema_sources["model"] = self.trained
         self.optimizer = builders.get_optimizer(self.trained, self.cfg.optim)
-        self.lr_scheduler = audiocraft_builders.get_lr_scheduler(self.optimizer, self.cfg.schedule, self.total_updates)
+        schedule = self.cfg.schedule
+        warmup = schedule[schedule.lr_scheduler].get("warmup") if schedule.lr_scheduler else None
+        # AudioCraft's cosine and polynomial schedules divide by the number of updates after the warm-up.
+        total_updates = max(self.total_updates, (warmup or 0) + 1)
+        self.lr_scheduler = audiocraft_builders.get_lr_scheduler(self.optimizer, schedule, total_updates)
         self.stateful.register("model", self.trained)
         self.register_stateful("optimizer", "lr_scheduler")
         self.register_best_state("model")

@@ -326,6 +326,14 @@ def test_empty_manifest_is_named(tmp_path):
             pass
 
 
+@pytest.mark.parametrize("kind", ["cosine", "polynomial_decay"])
+def test_a_run_that_is_all_warmup_ends(folder, tmp_path, kind):
+    arguments = argv(folder, f"schedule.lr_scheduler={kind}", f"schedule.{kind}.warmup=4")
+    with solver_in(tmp_path, *arguments) as solver:
+        solver.run()
+        assert solver.optimizer.param_groups[0]["lr"] == pytest.approx(solver.cfg.optim.lr)
+
+
 @pytest.mark.parametrize("optimizer, fused", [("adamw", True), ("adam", True), ("dadam", None)])
 def test_adam_is_fused_unless_told_otherwise(folder, tmp_path, optimizer, fused):
     with solver_in(tmp_path, *argv(folder, f"optim.optimizer={optimizer}")) as solver:

@@ -102,6 +102,7 @@ def _train(data: Path, outputs: Path, epochs: int) -> Path:
         "solver=qamdt/playground",
         f"optim.epochs={epochs}",
         f"optim.updates_per_epoch={UPDATES}",
+        "schedule.cosine.warmup=20",  # the recipe's is as long as an epoch of the demo
         "dataset.batch_size=16",
         "dataset.evaluate.num_samples=16",
         *(f"datasource.{split}={data / split}" for split in SPLITS),
