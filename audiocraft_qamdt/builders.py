@@ -23,12 +23,15 @@ from .conditioning.lora import LoraSettings, TrainedPart, add_lora
 from .conditioning.model import QAMDTModel
 from .data.dataset import QualityMusicDataset
 from .data.manifest import read_manifest
-from .diffusion.objective import DiffusionObjective, make_schedule
+from .diffusion.objective import DiffusionObjective, Schedule, make_schedule
 from .latents.codec import LatentCodec
 from .models.backbone import Backbone
 from .models.mdt import MaskedDiffusionTransformer
 from .quality.levels import STATISTICS_FILE, LevelRule, QualityStatistics, level_rule
+from .quality.noise_range import KEY as NOISE_RANGE
+from .quality.noise_range import MEASURED, NoiseRange, checked_timesteps
 from .utils.patching import replaced
+from .utils.reading import read_json
 
 from audiocraft.data import music_dataset
 from audiocraft.models import builders as audiocraft_builders
@@ -441,11 +444,52 @@ def get_quality_statistics(cfg: DictConfig) -> QualityStatistics | None:
     chosen = cfg.quality.statistics
     if chosen is not None and not isinstance(chosen, str):
         return QualityStatistics.from_dict(dict_from_config(chosen), "quality.statistics")
-    train = cfg.datasource.get("train")
-    if chosen is not None:
-        return QualityStatistics.load(Path(chosen))
+    path = _statistics_file(cfg)
+    return QualityStatistics.load(path) if path is not None else None
+
+
+def _statistics_file(cfg: DictConfig) -> Path | None:
+    """Return the file of `quality.statistics`, else quality.json beside the training manifest where there is one."""
+    chosen, train = cfg.quality.statistics, cfg.datasource.get("train")
+    if isinstance(chosen, str):
+        return Path(chosen) / STATISTICS_FILE if Path(chosen).is_dir() else Path(chosen)
     beside = Path(train) / STATISTICS_FILE if train else None
-    return QualityStatistics.load(beside) if beside is not None and beside.exists() else None
+    return beside if beside is not None and beside.exists() else None
+
+
+def get_lowest_timesteps(cfg: DictConfig, schedule: Schedule) -> list[float] | None:
+    """Return the timestep from which on each level, 0 (unknown) to 5, teaches; None = all at all timesteps.
+
+    What is unknown teaches where the worst level does.
+
+    Raises:
+        ValueError: a `quality.noise_range` that is none, or was not measured for this recipe and data.
+    """
+    chosen = cfg.quality.get(NOISE_RANGE)  # recipes of models trained before do without this key
+    if chosen is None:
+        return None
+    path = _statistics_file(cfg)
+    if path is None:
+        raise ValueError("quality.noise_range needs quality.json beside the training manifest: run `qamdt annotate`")
+    if chosen == MEASURED:
+        lowest = [schedule.timestep_at(ratio) if ratio else 0.0 for ratio in _measured(cfg, path).lowest]
+    else:
+        lowest = checked_timesteps(chosen, schedule.num_steps)
+    return [max(lowest), *lowest]
+
+
+def _measured(cfg: DictConfig, path: Path) -> NoiseRange:
+    found = NoiseRange.from_dict(read_json(path).get(NOISE_RANGE), path)
+    for key, used, measured in (
+        ("latents.codec", cfg.latents.codec, found.codec),
+        ("quality.rule", cfg.quality.rule, found.rule),
+    ):
+        if used != measured:
+            raise ValueError(
+                f"{key}={used}, but the noise range in {path} was measured with {measured}: run "
+                "`qamdt noise-range` with this recipe"
+            )
+    return found
 
 
 def get_level_rule(cfg: DictConfig, statistics: QualityStatistics | None) -> LevelRule | None:

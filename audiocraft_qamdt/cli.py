@@ -6,10 +6,23 @@ import argparse
 import logging
 import sys
 
-from .commands import annotate, app, captions, data, demo, evaluate, generate, grid, models, quality_curve, report
+from .commands import (
+    annotate,
+    app,
+    captions,
+    data,
+    demo,
+    evaluate,
+    generate,
+    grid,
+    models,
+    noise_range,
+    quality_curve,
+    report,
+)
 from .utils.errors import reporting
 
-TOPICS = [data, annotate, captions, generate, app, evaluate, quality_curve, grid, report, models, demo]
+TOPICS = [data, annotate, noise_range, captions, generate, app, evaluate, quality_curve, grid, report, models, demo]
 """Modules whose `add_parsers(commands)` adds subcommands, in the order that `--help` lists them."""
 
 

@@ -90,6 +90,7 @@ class QAMDTSolver(MusicGenSolver):
         builders.check_codec(self.cfg, self.codec)
         self.compression_model = LatentCompressionModel(self.codec)
         self.objective = builders.get_objective(self.cfg.diffusion).to(self.device)
+        self.lowest_timesteps = builders.get_lowest_timesteps(self.cfg, self.objective.schedule)
         self.model: QAMDTModel = builders.get_model(self.cfg, self.codec)  # type: ignore[assignment]
         self.trained: torch.nn.Module = self.model if self.base is None else self._add_adapter(self.base)
         if self.cfg.generate.candidates > 1 and self.cfg.generate.clap:
@@ -104,6 +105,8 @@ class QAMDTSolver(MusicGenSolver):
         self._continue_best_source_keys.append("codec.statistics")
         if not self.quality_statistics:
             self._continue_best_source_keys.append("quality_statistics")
+        if self.lowest_timesteps is not None:
+            self.register_stateful("lowest_timesteps")
 
     @staticmethod
     def _read_base(cfg: DictConfig) -> store.TrainedModel:
@@ -191,9 +194,10 @@ class QAMDTSolver(MusicGenSolver):
             self.xp.link.update_history(self.history)
 
     def restore(self, *args: tp.Any, **kwargs: tp.Any) -> bool:
-        found = dict(self.quality_statistics)
+        found, lowest = dict(self.quality_statistics), self.lowest_timesteps and list(self.lowest_timesteps)
         restored = super().restore(*args, **kwargs)
         self._settle_statistics(found)
+        self._check_noise_range(lowest)
         self._use_statistics()
         self._log_quality_statistics()
         if int(self.codec.statistics.count) == 0 and "train" in self.dataloaders:
@@ -214,6 +218,24 @@ class QAMDTSolver(MusicGenSolver):
                 "that quality.json back to go on, or start a new experiment (label=NAME) for the new one"
             )
         self.quality_statistics = found or trained
+
+    def _check_noise_range(self, found: list[float] | None) -> None:
+        """Refuse to go on with another noise range than the training began with.
+
+        Raises:
+            ValueError: giving both.
+        """
+        if found != self.lowest_timesteps:
+            raise ValueError(
+                f"quality.noise_range in quality.json gives the lowest timesteps {found}, but the training in "
+                f"{self.folder} began with {self.lowest_timesteps}: put that quality.json back to go on, or start a "
+                "new experiment (label=NAME) for the new one"
+            )
+        if found is not None:
+            timesteps = ", ".join(f"{lowest:.0f}" for lowest in found[1:])
+            self.logger.info(
+                "Levels 1 to 5 train at timesteps from %s on, unknown quality from %.0f on", timesteps, found[0]
+            )
 
     def _use_statistics(self) -> None:
         params = {
@@ -321,7 +343,7 @@ class QAMDTSolver(MusicGenSolver):
         """One training or validation step."""
         latents, infos = self._latents_and_infos(batch)
         conditions = self._conditions(idx, infos)
-        draws = self._draw(idx, latents) if self.is_training else self._draw_fixed(idx, latents)
+        draws = self._draw(idx, latents, infos) if self.is_training else self._draw_fixed(idx, latents)
         noisy = self.objective.add_noise(latents, draws.noise, draws.timesteps)
         with self.autocast:
             prediction = self.predict(noisy, draws.timesteps, mask=draws.mask, **conditions)
@@ -360,9 +382,10 @@ class QAMDTSolver(MusicGenSolver):
         step = (self.epoch - 1) * self.train_updates_per_epoch + idx
         return self.cfg.seed, flashy.distrib.rank(), step
 
-    def _draw(self, idx: int, latents: Tensor) -> Draws:
+    def _draw(self, idx: int, latents: Tensor, infos: list[QualityMusicInfo]) -> Draws:
         generator = keyed_generator(*self._step_key(idx), "diffusion", device=self.device)
         timesteps = self.objective.draw_timesteps(len(latents), generator, latents[0, 0].numel())
+        timesteps = self._raised(idx, timesteps, latents[0, 0].numel(), infos)
         noise = torch.randn(latents.shape, generator=generator, device=self.device)
         grid = self.model.backbone.grid(latents.shape[2])
         mask = None
@@ -370,6 +393,18 @@ class QAMDTSolver(MusicGenSolver):
             low, high = self.cfg.masking.ratio, self.cfg.masking.ratio + self.cfg.masking.spread
             mask = draw_mask(self.cfg.masking.kind, len(latents), grid, (low, high), generator, self.device)
         return Draws(noise, timesteps, mask)
+
+    def _raised(self, idx: int, timesteps: Tensor, positions: int, infos: list[QualityMusicInfo]) -> Tensor:
+        """Draw timesteps again that are below the noise range of an item's level."""
+        if self.lowest_timesteps is None:
+            return timesteps
+        levels = [
+            0 if info.pmos is None or self.qamdt.rule is None else self.qamdt.rule.level(info.pmos) for info in infos
+        ]
+        lowest = torch.tensor([self.lowest_timesteps[level] for level in levels], device=self.device)
+        # A generator of its own: noise and masks stay those of the same run without a noise range.
+        generator = keyed_generator(*self._step_key(idx), "noise range", device=self.device)
+        return self.objective.raise_timesteps(timesteps, lowest, generator, positions)
 
     def _draw_fixed(self, idx: int, latents: Tensor) -> Draws:
         first = (idx * flashy.distrib.world_size() + flashy.distrib.rank()) * self.cfg.dataset.batch_size

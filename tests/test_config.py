@@ -38,7 +38,10 @@ def test_recipes_compose_into_the_same_keys(recipe):
 @pytest.mark.parametrize("name", CONDITIONERS)
 def test_conditioners_switch_on_what_they_are_named_after(name):
     cfg = config("solver=qamdt/playground", f"conditioner=qamdt/{name}")
-    on = {"none": set(), "all": {"prefix", *GRANULARITIES}, "prefix_clip": {"prefix", "clip"}}.get(name, {name})
+    sets = {"none": set(), "all": {"prefix", *GRANULARITIES}}
+    on = sets.get(name, set(name.split("_")))
+    assert (cfg.quality.noise_range == "measured") == ("noise" in on)
+    on -= {"noise"}
     assert set(get_fuser(cfg.fuser).quality_granularities()) == on - {"prefix"}
     assert cfg.quality.prefix == ("prefix" in on)
     built = set(get_conditioner_provider(cfg.mdt.context_dim, cfg).conditioners)

@@ -12,6 +12,7 @@ import torch
 
 from audiocraft_qamdt import train
 from audiocraft_qamdt.checkpoints import store
+from audiocraft_qamdt.quality.noise_range import NoiseRange
 from audiocraft_qamdt.utils.files import locked
 
 from .helpers.audio_folder import make_folder
@@ -59,16 +60,77 @@ def test_draws_are_keyed_by_seed_rank_and_step(folder, tmp_path, monkeypatch):
 
     def draw(step, rank=0, **override):
         monkeypatch.setattr(flashy.distrib, "rank", lambda: rank)
-        draws = solver._draw(step, latents)
+        draws = solver._draw(step, latents, infos)
         return torch.cat([draws.noise.flatten(), draws.timesteps.float(), draws.mask.hidden.float().flatten()])
 
     with solver_in(tmp_path, *argv(folder)) as solver:
         stage(solver, "train")
+        infos = next(iter(solver.dataloaders["train"]))[1]
         base = draw(0)
         assert torch.equal(draw(0), base)
         assert not torch.equal(draw(1), base) and not torch.equal(draw(0, rank=1), base)
         solver.cfg.seed += 1
         assert not torch.equal(draw(0), base)
+
+
+RANGE = "quality.noise_range=[800,600,400,200,0]"
+
+
+def test_a_noise_range_raises_what_worse_levels_draw_and_changes_nothing_else(folder, tmp_path):
+    latents, drawn = torch.zeros(4, 16, 160, 16), []
+    for index, more in enumerate(([], [RANGE])):
+        with solver_in(tmp_path / str(index), *argv(folder, "quality.rule=even", *more)) as solver:
+            stage(solver, "train")
+            infos = next(iter(solver.dataloaders["train"]))[1]
+            infos[0].pmos = None  # unknown quality is held to be the worst
+            for step in range(40):
+                drawn.append(
+                    (solver._draw(step, latents, infos), [solver.qamdt.rule.level(i.pmos or 1) for i in infos])
+                )
+    for (plain, levels), (raised, _) in zip(drawn[:40], drawn[40:], strict=True):
+        lowest = torch.tensor([1000 - 200 * level for level in levels])
+        allowed = plain.timesteps >= lowest
+        assert (raised.timesteps >= lowest).all() and torch.equal(raised.timesteps[allowed], plain.timesteps[allowed])
+        assert torch.equal(raised.noise, plain.noise) and torch.equal(raised.mask.hidden, plain.mask.hidden)
+    assert any(not torch.equal(a.timesteps, b.timesteps) for (a, _), (b, _) in zip(drawn[:40], drawn[40:], strict=True))
+
+
+def measured_range(folder, lowest):
+    """Put a measurement for the tests' recipe into a data set's quality.json."""
+    content = json.loads((folder / "quality.json").read_text())
+    fields = dict.fromkeys(NoiseRange.__dataclass_fields__)
+    content["noise_range"] = {**fields, "codec": "mdct", "rule": "even", "lowest": lowest}
+    (folder / "quality.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("flow", [[], ["diffusion.schedule.kind=flow", "diffusion.schedule.prediction=null"]], ids=str)
+def test_a_measured_noise_range_trains_and_does_not_change_on_resume(tmp_path, flow):
+    audio = make_folder(tmp_path / "audio")
+    options = argv(audio, "conditioner=qamdt/prefix_clip_noise", "conditioners.description.model=words", *flow)
+    with pytest.raises(ValueError, match="quality.json: no 'noise_range': run `qamdt noise-range`"):
+        with solver_in(tmp_path, *options):
+            pass
+    measured_range(audio, [4.0, 2.0, 1.0, 0.5, 0.0])
+    with solver_in(tmp_path, *options) as solver:
+        solver.run()
+        half = solver.objective.schedule.timestep_at(1.0)
+        assert solver.lowest_timesteps[3] == half and solver.lowest_timesteps[0] == solver.lowest_timesteps[1] > half
+        assert history(solver.folder)[0]["train"]["loss"] > 0
+    with solver_in(tmp_path, *options) as solver:
+        solver.restore()
+        assert solver.epoch == 2
+    measured_range(audio, [8.0, 2.0, 1.0, 0.5, 0.0])
+    with solver_in(tmp_path, *options) as solver:
+        with pytest.raises(ValueError, match="quality.noise_range .*began with"):
+            solver.restore()
+
+
+def test_a_noise_range_of_another_codec_or_rule_is_refused(tmp_path):
+    audio = make_folder(tmp_path / "audio")
+    measured_range(audio, [4.0, 2.0, 1.0, 0.5, 0.0])
+    with pytest.raises(ValueError, match="quality.rule=official, but the noise range .* was measured with even"):
+        with solver_in(tmp_path, *argv(audio, "quality.noise_range=measured", "quality.rule=official")):
+            pass
 
 
 def test_validation_draws_the_same_for_every_run_and_epoch(folder, tmp_path):
@@ -303,6 +365,7 @@ BAD = {
     "overlap": (["mdt.overlap=[4,0]"], "overlap"),
     "heads": (["mdt.num_heads=3"], "num_heads"),
     "rule": (["quality.rule=best"], "best.*official"),
+    "noise range": (["quality.noise_range=[1,2]"], "quality.noise_range=.*of each level 1 to 5"),
     "unknown dropout": (["+condition_dropout.tempo=0.1"], "condition_dropout.tempo"),
     "compiled shards": (["fsdp.use=true", "compile.train=default"], "fsdp.use=true is not compiled"),
     "compile mode": (["compile.generate=fast"], "compile mode 'fast' is unknown"),

@@ -52,6 +52,12 @@ class NoiseSchedule:
         between = torch.lerp(log_sigmas[low], log_sigmas[high], share).view(-1, 1, 1, 1)
         return torch.sigmoid(-2 * between).sqrt(), torch.sigmoid(2 * between).sqrt()
 
+    def timestep_at(self, ratio: float) -> float:
+        """Return the first timestep whose σ/α is at least `ratio`, the last one where none is."""
+        signal = self.alphas_cumprod()
+        ratios = ((1 - signal) / signal).sqrt()
+        return float(min(int((ratios < ratio).sum()), self.num_steps - 1))
+
     def target(self, latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Return what the network should predict, of the shape of `latents`."""
         if self.prediction == "v":
@@ -95,6 +101,10 @@ class FlowSchedule:
         """Return the shares of signal and of noise, [B, 1, 1, 1]."""
         time = (timesteps / self.num_steps).view(-1, 1, 1, 1)
         return 1 - time, time
+
+    def timestep_at(self, ratio: float) -> float:
+        """Return the timestep whose σ/α is `ratio`."""
+        return ratio / (1 + ratio) * self.num_steps
 
     def target(self, latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Return what the network should predict, of the shape of `latents`."""
@@ -200,10 +210,57 @@ class DiffusionObjective(nn.Module):
             shares = torch.rand(batch, generator=generator, device=device)
         else:
             return torch.randint(steps, (batch,), generator=generator, device=device)
+        timesteps = self._timesteps(shares, positions)
+        return timesteps if isinstance(self.schedule, FlowSchedule) else timesteps.long()
+
+    def raise_timesteps(
+        self, timesteps: Tensor, lowest: Tensor, generator: torch.Generator, positions: int = 1
+    ) -> Tensor:
+        """Draw the timesteps below their lowest again, from the same distribution within [lowest, num_steps).
+
+        What comes out is distributed as if `draw_timesteps` was repeated until it gave an allowed timestep; the others
+        stay as they are. Every item keeps one timestep, so that the mean loss of a batch stays a mean over all of it.
+
+        Args:
+            timesteps: [B], of `draw_timesteps`.
+            lowest: [B], in [0, num_steps).
+            generator: where the randomness comes from, one number for each item.
+            positions: as in `draw_timesteps`.
+        """
+        steps = self.schedule.num_steps
+        flow = isinstance(self.schedule, FlowSchedule)
+        lowest = lowest if flow else lowest.ceil()
+        uniform = torch.rand(len(timesteps), generator=generator, device=generator.device)
+        start = self._cumulative(self._share_of(lowest / steps, positions))
+        again = self._timesteps(self._quantile(start + uniform * (1 - start)), positions)
+        again = again.clamp(lowest, torch.full_like(lowest, steps if flow else steps - 1)).to(timesteps.dtype)
+        return torch.where(timesteps < lowest, again, timesteps)
+
+    def _share_of(self, time: Tensor, positions: int) -> Tensor:
+        """Return the share that `_timesteps` makes a time in [0, 1] of."""
+        if not isinstance(self.schedule, FlowSchedule):
+            return time
+        shift = self.schedule.shift_for(positions)
+        return time / (shift - (shift - 1) * time)
+
+    def _timesteps(self, shares: Tensor, positions: int) -> Tensor:
+        steps = self.schedule.num_steps
         if isinstance(self.schedule, FlowSchedule):
             shift = self.schedule.shift_for(positions)
             return shift * shares / (1 + (shift - 1) * shares) * steps
-        return (shares * steps).long().clamp(max=steps - 1)
+        return (shares * steps).floor().clamp(max=steps - 1)
+
+    def _cumulative(self, shares: Tensor) -> Tensor:
+        """Return the probability that a drawn share is lower."""
+        if self.timesteps == "uniform":
+            return shares
+        return torch.special.ndtr((torch.logit(shares) - self.timesteps_mean) / self.timesteps_std)
+
+    def _quantile(self, probabilities: Tensor) -> Tensor:
+        """Undo `_cumulative`."""
+        if self.timesteps == "uniform":
+            return probabilities
+        return torch.sigmoid(self.timesteps_mean + self.timesteps_std * torch.special.ndtri(probabilities))
 
     def fixed_timesteps(self, batch: int, offset: int) -> Tensor:
         """Return timesteps [batch] of validation items `offset`, `offset + 1`, …: always the same, spread evenly."""

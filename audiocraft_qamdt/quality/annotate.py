@@ -353,7 +353,7 @@ def summarise(report: AnnotateReport, *, weights: bool | str = False) -> Quality
         return None
     scores = [quality.pmos for quality in known]
     statistics = QualityStatistics.from_scores(scores, report.predictor, report.version, len(rows) - len(known))
-    write_json(manifest.parent / STATISTICS_FILE, statistics.to_dict())
+    _write_statistics(manifest.parent / STATISTICS_FILE, statistics.to_dict())
     draw_histogram(scores, statistics, manifest.parent / HISTOGRAM_FILE)
     if weights:
         kind = KINDS[0] if weights is True else str(weights)
@@ -361,6 +361,20 @@ def summarise(report: AnnotateReport, *, weights: bool | str = False) -> Quality
         drawn = sampling_weights(pmos, kind)
         write_manifest(manifest, (row | {"weight": weight} for row, weight in zip(rows, drawn, strict=True)))
     return statistics
+
+
+def _write_statistics(path: Path, content: dict[str, Any]) -> None:
+    """Write quality.json; what was measured for the same scores (`qamdt noise-range`) stays in it."""
+    before = read_json(path) if path.exists() and _is_readable(path) else {}
+    same = all(before.get(key) == value for key, value in content.items())
+    write_json(path, {**before, **content} if same else content)
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        return isinstance(read_json(path), dict)
+    except ValueError:
+        return False
 
 
 def _quality_by(report: AnnotateReport, path: str) -> Quality | None:

@@ -49,7 +49,7 @@ def check_kinds(main: tp.Any, xp: tp.Any) -> None:
     for key, value in xp.delta:
         own = OmegaConf.select(base, key)
         wanted, given = _kind(own), _kind(value)
-        known = (wanted, given) in _TEXT_MAY_BE or (isinstance(value, str) and (key, value) in _WORDS)
+        known = (wanted, given) in _TEXT_MAY_BE or any(isinstance(v, str) and (key, v) in _WORDS for v in (own, value))
         if None in (wanted, given) or wanted == given or known:
             continue
         raise ValueError(f"{key}={value}: {key} is {wanted} ({own} in the config), this is {given}")
@@ -62,8 +62,8 @@ def _chosen(main: tp.Any, choices: tuple[str, ...]) -> tp.Any:
 
 
 _TEXT_MAY_BE = {("text", "a number"), ("text", "true or false")}
-_WORDS = {("dataset.shuffle_quality", "published")}
-"""Words that a key takes beside values of its kind."""
+_WORDS = {("dataset.shuffle_quality", "published"), ("quality.noise_range", "measured")}
+"""Words that a key takes beside values of another kind."""
 
 
 def _kind(value: tp.Any) -> str | None:

@@ -23,6 +23,8 @@ from audiocraft_qamdt.utils.dora import main_of
 SMALL = ("qamdt/playground", "qamdt/debug")
 NO_QUALITY = ["conditioner=qamdt/none", "generate.quality=null"]
 """A model that knows text alone, and is asked for nothing else."""
+NOISE = ["conditioner=qamdt/noise", "generate.quality=null"]
+"""Text alone, too; its degraded tracks teach where noise hides what is wrong with them."""
 
 
 def listed(name: str, default: str = "") -> list[str]:

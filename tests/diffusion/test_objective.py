@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from audiocraft_qamdt.diffusion.objective import PREDICTIONS, DiffusionObjective, NoiseSchedule
+from audiocraft_qamdt.diffusion.objective import PREDICTIONS, DiffusionObjective, FlowSchedule, NoiseSchedule
 
 
 def pair(generator):
@@ -83,3 +83,38 @@ def test_drawn_timesteps_repeat_and_cover_the_schedule():
 def test_unknown_prediction_names_the_key():
     with pytest.raises(ValueError, match="diffusion.prediction='flow'.*epsilon, v, x0"):
         NoiseSchedule(prediction="flow")
+
+
+SCHEDULES = [NoiseSchedule(), FlowSchedule(), FlowSchedule(shift=3.0)]
+
+
+@pytest.mark.parametrize("draws", ["uniform", "logit_normal"])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=["ddpm", "flow", "shifted flow"])
+def test_raised_timesteps_are_distributed_as_if_drawn_until_allowed(schedule, draws):
+    objective = DiffusionObjective(schedule, timesteps=draws, timesteps_mean=0.4, timesteps_std=1.2)
+    generator = torch.Generator().manual_seed(3)
+    drawn = objective.draw_timesteps(40000, generator)
+    raised = objective.raise_timesteps(drawn, torch.full((40000,), 420.0), generator)
+    allowed = drawn[drawn >= 420]
+    assert raised.dtype == drawn.dtype and raised.min() >= 420 and raised.max() <= 1000
+    for share in (0.1, 0.25, 0.5, 0.75, 0.9):
+        assert raised.double().quantile(share).item() == pytest.approx(allowed.double().quantile(share).item(), abs=8)
+
+
+def test_items_that_were_allowed_keep_their_timestep_and_each_keeps_one():
+    objective = DiffusionObjective(NoiseSchedule())
+    drawn = torch.tensor([10, 400, 900, 3])
+    lowest = torch.tensor([0.0, 399.5, 600.0, 998.5])
+    raised = objective.raise_timesteps(drawn, lowest, torch.Generator().manual_seed(0))
+    assert raised[:3].tolist() == [10, 400, 900] and raised[3] == 999
+
+
+def test_the_loss_of_a_batch_has_one_scale_whatever_share_of_it_is_restricted(generator):
+    """An error of 2 everywhere costs 4 on average, however many items have a lowest timestep."""
+    objective = DiffusionObjective(NoiseSchedule(), snr_gamma=None)
+    latents, noise, _ = pair(generator)
+    for lowest in ([0.0] * 4, [0.0, 0.0, 900.0, 900.0], [900.0] * 4):
+        timesteps = objective.raise_timesteps(
+            objective.draw_timesteps(4, generator), torch.tensor(lowest), torch.Generator().manual_seed(0)
+        )
+        assert objective.loss(noise + 2, latents, noise, timesteps).mean().item() == pytest.approx(4)
