@@ -57,12 +57,22 @@ pictures: install
 	$(BIN)/python tools/pictures.py docs/images
 
 # Resumable: interrupt it at any time and call it again. JOBS experiments at once, each with its share of the cores.
+# QAMDT_ARGS="optim.epochs=40 evaluate.every=10" trains longer and gives curves, QAMDT_SEEDS=0 is the first seed alone.
+CLAIM_TRACKS ?= 1200
+CLAIM_BASELINE = BASELINE
 claim: install
-	$(BIN)/qamdt playground egs/claim/music --tracks 1200
+	$(BIN)/qamdt playground egs/claim/music --tracks $(CLAIM_TRACKS)
+	$(BIN)/qamdt playground egs/claim/scarce --tracks $(CLAIM_TRACKS) --degraded 0.95
 	$(BIN)/qamdt playground egs/claim/clean --tracks 128 --degraded 0 --seed 2 --splits evaluate=1
-	for split in train valid; do $(BIN)/qamdt annotate egs/claim/music/$$split || exit 1; done
-	QAMDT_DSET=claim $(BIN)/qamdt grid qamdt.claim --jobs $(JOBS)
-	$(BIN)/qamdt report --grid qamdt.claim --baseline "none dataset.train.share=default" --out $(CLAIM)
+	for set in music scarce; do \
+	  for split in train valid; do $(BIN)/qamdt annotate egs/claim/$$set/$$split || exit 1; done; \
+	  grep -q noise_range egs/claim/$$set/train/quality.json || $(BIN)/qamdt noise-range egs/claim/$$set/train || exit 1; \
+	done
+	tools/claim_latents.sh $(BIN) egs/claim/latents
+	for grid in claim claim_95; do \
+	  QAMDT_CACHE=egs/claim/latents $(BIN)/qamdt grid qamdt.$$grid --jobs $(JOBS) || exit 1; \
+	  $(BIN)/qamdt report --grid qamdt.$$grid --baseline "$(CLAIM_BASELINE)" --out $(CLAIM)/$$grid || exit 1; \
+	done
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)

@@ -164,9 +164,17 @@ class QAMDTSolver(MusicGenSolver):
             self.cfg.dataset.batch_size,
             max(1, self.cfg.dataset.num_workers),  # threads: AudioCraft's loader reads with no fewer than one
             min_length=self.cfg.optim.updates_per_epoch or 1,
+            tracks=self._kept_tracks(),
         )
         self.dataloaders["original_train"] = self.dataloaders["train"]
         self.dataloaders["train"] = self._cached_batch_loader  # type: ignore[assignment]
+
+    def _kept_tracks(self) -> set[str] | None:
+        """Return the paths that filtering left over; None = nothing is filtered."""
+        train = self.cfg.dataset.train
+        if train.get("share") is None and train.get("filter_below") is None:
+            return None
+        return {meta.path for meta in get_dataset_from_loader(self.dataloaders["train"]).meta}
 
     def show(self) -> None:
         """Log codec and network."""

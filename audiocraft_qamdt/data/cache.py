@@ -43,7 +43,15 @@ class LatentBatchLoader(CachedBatchLoader):
     """AudioCraft's cached loader over latents: yields (latents [B, C, T, F], infos).
 
     Where fewer epochs were written than are trained, they come again from the first.
+
+    Args:
+        args, kwargs: of AudioCraft's loader.
+        tracks: paths of the only tracks that may come; None = any.
     """
+
+    def __init__(self, *args: tp.Any, tracks: tp.Collection[str] | None = None, **kwargs: tp.Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tracks = tracks
 
     def start_epoch(self, epoch: int) -> None:
         """Read the batches of this epoch, which starts at 1."""
@@ -63,6 +71,12 @@ class LatentBatchLoader(CachedBatchLoader):
             names = self._names_of_rank(path, archive)
             records = [torch.load(_seekable(archive, name), "cpu", weights_only=True)[0] for name in names]
         latents, infos = zip(*map(from_record, records), strict=True)
+        for info in infos:
+            if self.tracks is not None and info.meta.path not in self.tracks:
+                raise ValueError(
+                    f"{path}: holds latents of {info.meta.path}, which dataset.train.share or filter_below leaves out: "
+                    "name another cache.path, and write it with these settings and cache.write=true"
+                )
         return torch.stack(latents), list(infos)
 
     def _names_of_rank(self, path: Path, archive: zipfile.ZipFile) -> list[str]:

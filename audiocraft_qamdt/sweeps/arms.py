@@ -21,13 +21,16 @@ from ..metrics.table import AUDIOCRAFT_QUANTITIES, more_is_better
 from ..utils.dora import grids_folder
 from . import overrides
 from .process import LocalSheep
+from .runner import SIGNATURE
 
 logger = logging.getLogger(__name__)
 
 SEEDS = ("seed", "generate.seed")
 """Keys whose values make runs repeats of each other: of the weights and the training, and of the noise of clips."""
+STORES = ("cache.path",)
+"""Keys that say where a run reads what it would compute otherwise: they make no arm."""
 DEFAULT = "default"
-SOURCE, SIGNATURE = "continue_from", "//sig/"
+SOURCE = "continue_from"
 
 
 @dataclass
@@ -220,8 +223,8 @@ def _given(xp: tp.Any) -> dict[str, str]:
 
 
 def _without_seeds(main: tp.Any, settings: dict[str, tp.Any]) -> dict[str, tp.Any]:
-    """Return the settings without seeds; an experiment that a run continues from counts as the settings of that one."""
-    left = {key: value for key, value in settings.items() if key not in SEEDS}
+    """Return the settings that make an arm; an experiment that a run continues from counts as the settings of that one."""
+    left = {key: value for key, value in settings.items() if key not in (*SEEDS, *STORES)}
     source = str(left.get(SOURCE))
     if source.startswith(SIGNATURE):
         other = _without_seeds(main, _given(main.get_xp_from_sig(source.removeprefix(SIGNATURE))))

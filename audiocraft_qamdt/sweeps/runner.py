@@ -25,6 +25,9 @@ from ..utils.dora import grids_folder, select_experiments
 from . import overrides
 from .process import LocalSheep, stop
 
+SIGNATURE = "//sig/"
+"""Before a signature in `continue_from`."""
+
 POLL = 1.0
 """Seconds between two looks at the processes."""
 
@@ -201,6 +204,8 @@ class Runner:
             if one.finished:  # by another runner
                 self.queue.remove(one)
                 continue
+            if self._waits(one):
+                continue
             places = self._free()
             if not places:
                 return
@@ -208,6 +213,18 @@ class Runner:
                 self.queue.remove(one)
                 where = f" on device {places[0]}" if places[0] else ""
                 self.screen.event(f"started {self.label(one)}{where}, log {one.log}")
+
+    def _waits(self, one: LocalSheep) -> bool:
+        """Return whether it evaluates or continues an experiment of this grid that is not finished; give up if that did."""
+        name = str(one.xp.cfg.get("continue_from")).removeprefix(SIGNATURE)
+        source = next((other for other in self.sheep if other.xp.sig == name), None)
+        if source is None or source.finished:
+            return False
+        if source.gave_up:
+            self.queue.remove(one)
+            one.gave_up = True
+            self.screen.event(f"FAILED {self.label(one)}: {name}, which it continues from, failed")
+        return True
 
     def _free(self) -> list[str]:
         """Return places where nothing of this grid runs, started by us or by another runner of this machine."""
