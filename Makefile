@@ -59,7 +59,8 @@ pictures: install
 # Resumable: interrupt it at any time and call it again. JOBS experiments at once, each with its share of the cores.
 # QAMDT_ARGS="optim.epochs=40 evaluate.every=10" trains longer and gives curves, QAMDT_SEEDS=0 is the first seed alone.
 CLAIM_TRACKS ?= 1200
-CLAIM_BASELINE = BASELINE
+CLAIM_BASELINE = conditioner=qamdt/none generate.quality=null dataset.train.filter_below=default \
+  dataset.train.filter_share=1.0 quality.null_level=0 continue_from=default
 claim: install
 	$(BIN)/qamdt playground egs/claim/music --tracks $(CLAIM_TRACKS)
 	$(BIN)/qamdt playground egs/claim/scarce --tracks $(CLAIM_TRACKS) --degraded 0.95

@@ -63,13 +63,24 @@ def test_ablations_of_the_paper_share_what_they_can(name, count, tmp_path):
         assert any("low quality" in argument for argv in runs.values() for argument in argv)
 
 
-def test_the_claims_baseline_is_the_arm_that_knows_no_quality_and_sees_all_tracks(tmp_path):
+@pytest.mark.parametrize("name, cache", [("claim", None), ("claim_95", "latents")])
+def test_the_claims_baseline_is_the_arm_that_knows_no_quality_and_sees_all_tracks(tmp_path, monkeypatch, name, cache):
+    if cache:
+        monkeypatch.setenv("QAMDT_CACHE", cache)
     main = main_in(tmp_path)
-    baseline = re.search(r'--grid qamdt.claim --baseline "(.*?)"', (FOLDER.parent / "Makefile").read_text())[1]
-    runs = [_read(main, Path(main.init_xp(one.xp).sig)) for one in collect(main, find_explorer(main, "qamdt.claim"))]
+    makefile = (FOLDER.parent / "Makefile").read_text()
+    baseline = re.search(r"^CLAIM_BASELINE = (.*?[^\\])\n", makefile, re.M | re.S)[1]
+    baseline = re.sub(r"\s*\\\n\s*", " ", baseline)
+    sheep = collect(main, find_explorer(main, f"qamdt.{name}"))
+    runs = [_read(main, Path(main.init_xp(one.xp).sig)) for one in sheep]
     arms, _ = _name(runs)
-    found = runs[arms.index(Sweep("qamdt.claim", {}, arms, []).arm(baseline))]
-    assert len(runs) == 3 and found.config.fuser.prepend == [] and found.config.dataset.train.share is None
+    found = runs[arms.index(Sweep(name, {}, arms, []).arm(baseline))]
+    assert len(runs) == 8 and found.config.fuser.prepend == [] and found.config.dataset.train.filter_below is None
+    assert found.config.quality.noise_range is None and found.config.continue_from is None
+    evaluated = next(run for run in runs if run.config.continue_from)
+    assert evaluated.config.continue_from == f"//sig/{found.signature}", "of the same grid, so that it waits for it"
+    caches = {run.config.cache.path for run in runs if run is not evaluated}
+    assert len(caches) == (4 if cache else 1), "each share of the degraded tracks has latents of its own"
 
 
 def test_seeds_recipe_and_more_come_from_the_environment(tmp_path, monkeypatch):

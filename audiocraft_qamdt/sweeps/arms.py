@@ -223,7 +223,7 @@ def _given(xp: tp.Any) -> dict[str, str]:
 
 
 def _without_seeds(main: tp.Any, settings: dict[str, tp.Any]) -> dict[str, tp.Any]:
-    """Return the settings that make an arm; an experiment that a run continues from counts as the settings of that one."""
+    """Return the settings that make an arm; an experiment that a run continues from counts as its settings."""
     left = {key: value for key, value in settings.items() if key not in (*SEEDS, *STORES)}
     source = str(left.get(SOURCE))
     if source.startswith(SIGNATURE):

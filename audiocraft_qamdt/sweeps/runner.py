@@ -215,7 +215,7 @@ class Runner:
                 self.screen.event(f"started {self.label(one)}{where}, log {one.log}")
 
     def _waits(self, one: LocalSheep) -> bool:
-        """Return whether it evaluates or continues an experiment of this grid that is not finished; give up if that did."""
+        """Return whether it continues from an experiment of this grid that is not finished; give up if that one did."""
         name = str(one.xp.cfg.get("continue_from")).removeprefix(SIGNATURE)
         source = next((other for other in self.sheep if other.xp.sig == name), None)
         if source is None or source.finished:

@@ -111,7 +111,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-OPTIONS = ["solver=qamdt/playground_mdct", "--clips", "8", "--steps", "3"]
+OPTIONS = ["solver=qamdt/playground_mdct", "--clips", "16", "--steps", "3"]
 
 
 def test_the_command_writes_what_annotating_again_keeps_and_other_scores_do_not(folder, capsys):
@@ -131,6 +131,6 @@ def test_the_command_writes_what_annotating_again_keeps_and_other_scores_do_not(
 
 
 @pytest.mark.parametrize("auc", ["0.4", "1"])
-def test_an_area_that_is_none_is_refused(folder, auc, capsys):
+def test_an_area_that_is_none_is_refused(folder, auc, caplog):
     assert qamdt(["noise-range", str(folder), "--auc", auc]) == 2
-    assert "from 0.5 (chance) to 1" in capsys.readouterr().err
+    assert "from 0.5 (chance) to 1" in caplog.text
