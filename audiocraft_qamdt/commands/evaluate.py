@@ -34,7 +34,12 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         f"{DEFAULT_METRICS})",
     )
     evaluate.add_argument("--captions", type=Path, help="JSON, JSON lines or CSV; default: sidecars beside the files")
-    evaluate.add_argument("--out", type=Path, required=True, help="JSON to write; a Markdown table goes beside it")
+    evaluate.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="JSON to write (x.json, x.v1; of x.md, too); a Markdown table goes beside it (x.md, x.v1.md, x.md.md)",
+    )
     evaluate.add_argument("--cache", type=Path, help="folder of reference statistics, default: in the user's cache")
     evaluate.add_argument("--no-extrapolate", action="store_true", help="skip the distance at infinite N")
     evaluate.add_argument("--best-of", type=int, help="candidates that each clip was chosen from; recorded in the key")
@@ -80,7 +85,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ..utils.outputs import check_file, check_ours
 
     table = _table_path(args.out)
-    check_file(args.out, (".json",))
+    # JSON goes to the path as it was typed, so that the table beside it can never be what replaces it.
+    check_file(args.out, (".json", ".md"))
     check_ours(args.out, lambda content: {"generated", "numbers", "scores"} <= content.keys(), "the results")
     if table.exists() and not args.out.exists():
         raise FileExistsError(f"{table} is there without {args.out}: the table would replace it, choose another --out")

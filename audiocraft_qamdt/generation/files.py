@@ -23,6 +23,7 @@ from .. import __version__
 from ..diffusion.settings import parse_interval
 from ..utils.audio import SUFFIXES
 from ..utils.files import locked, part_of, remove_dead_parts, sync, write_json
+from ..utils.loudness import SHORTEST, normalize_loudness
 from ..utils.outputs import check_folder, check_ours
 from ..utils.reading import parse_json, read_json, read_lines
 from .params import KNOBS, GenerationParams, parse_quality, renamed
@@ -35,8 +36,6 @@ FORMATS = ("wav", "flac", "mp3", "ogg")
 _NO_PROMPTS = (".csv", ".tsv", ".json", ".xlsx", ".xls", ".ods", ".yaml", ".yml")
 DIGEST = "sha256"
 """Key of a clip's settings: hash of the audio that they are about."""
-_LOUDNESS_NEEDS = 0.5
-"""Seconds that a loudness can be measured of (ITU-R BS.1770 takes blocks of 0.4 s)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,9 +314,10 @@ def write(job: Job, audio: Tensor, sample_rate: int, record: dict[str, tp.Any], 
     """
     job.path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(job.path, "part")
-    long = audio.shape[-1] >= _LOUDNESS_NEEDS * sample_rate
-    options: dict[str, tp.Any] = {"strategy": "loudness", "loudness_compressor": True} if long else {"strategy": "peak"}
+    long = audio.shape[-1] >= SHORTEST * sample_rate
+    options: dict[str, tp.Any] = {"normalize": False} if long else {"strategy": "peak"}
     try:
+        audio = normalize_loudness(audio, sample_rate) if long else audio
         audio_write(part, audio, sample_rate, job.path.suffix[1:].lower(), add_suffix=False, **options)
         sync(part)
         with locked(job.path.parent):

@@ -66,6 +66,14 @@ def test_noise_is_worse_by_every_number(folders, tmp_path, capsys):
     assert row in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("out, table", [("t.md", "t.md.md"), ("t.v1", "t.v1.md"), ("T.JSON", "T.md")])
+def test_json_goes_to_the_path_as_typed_and_the_table_beside_it(folders, tmp_path, out, table):
+    clean, _, _ = folders
+    assert main(["evaluate", "--generated", str(clean), "--metrics", "silence", "--out", str(tmp_path / out)]) == 0
+    assert "numbers" in json.loads((tmp_path / out).read_text())
+    assert {path.name for path in tmp_path.iterdir()} == {out, table}
+
+
 def test_a_second_folder_gives_differences_and_how_sure_they_are(folders, tmp_path, capsys):
     clean, noisy, _ = folders
     options = ("--reference", clean, "--metrics", METRICS + ",kad:playground,coverage:playground", "--no-extrapolate")
