@@ -51,7 +51,7 @@ def filtered(dset: str) -> list[list[str]]:
 def claim(launcher: Launcher, dset: str) -> None:
     """Train every arm with every seed, and evaluate the one without quality a second time, with a negative prompt."""
     if os.environ.get("QAMDT_SHARE"):
-        fatal("QAMDT_SHARE is gone: QAMDT_FILTERED=0.33,1 gives shares of the degraded tracks that filtering leaves out")
+        fatal("QAMDT_SHARE is gone: QAMDT_FILTERED=0.33,1 gives shares of the degraded tracks to leave out")
     if not os.environ.get("QAMDT_DSET"):
         launcher.bind_(f"dset={dset}")
     none = [*NO_QUALITY, *latents(dset)]
