@@ -528,14 +528,16 @@ class QAMDTSolver(MusicGenSolver):
 
     def _build_metrics(self) -> list[base.Metric]:
         switches, options = dict_from_config(self.cfg.evaluate.metrics), dict_from_config(self.cfg.metrics)
-        return stage.stage_metrics(switches, options, str(self.device), self.compression_model)
+        level = stage.Level(self.cfg.generate.audio)
+        return stage.stage_metrics(switches, options, str(self.device), self.compression_model, level)
 
     def _generate_to_evaluate(self, batch: Batch) -> base.Batch:
         audio, infos = batch
         duration = self.cfg.evaluate.fixed_generation_duration or audio.shape[-1] / self.cfg.sample_rate
         outputs = self.run_generate_step(batch, gen_duration=duration)
         seconds = outputs["rtf"] * duration * len(infos)
-        return stage.generated_batch(outputs["gen_audio"], audio, infos, seconds, **self.cfg.generate.audio)
+        level = stage.Level(self.cfg.generate.audio)
+        return stage.generated_batch(outputs["gen_audio"], audio, infos, seconds, level)
 
     def _request(self, info: QualityMusicInfo, without_text: bool) -> tp.Any:
         description = None if without_text else info.description

@@ -23,7 +23,7 @@ from .comparison import Comparison, compare
 from .coverage import SampleMetric
 from .frechet import FrechetMetric, Moments
 from .samples import LARGEST, Sample
-from .signal import SILENT
+from .signal import SILENT, Level
 from .table import Evaluation
 from .texts import read_captions
 
@@ -63,14 +63,20 @@ def named_audio(folder: str | Path) -> dict[str, Path]:
     return named
 
 
-def read_clip(path: Path, name: str = "", text: str | None = None) -> Clip:
+def read_clip(path: Path, name: str = "", text: str | None = None, level: Level | None = None) -> Clip:
     """Return a file as a clip, mixed down to mono; its channels as they are go along.
 
+    Args:
+        path: the file.
+        name: of the clip; "" = the path.
+        text: its description.
+        level: what it is brought to; None = it stays as it is.
     Raises:
         ValueError: naming the file, when it cannot be decoded, is empty or holds NaN.
     """
     audio, sample_rate = read_audio(path)
-    clip = Clip(str(path), audio.mean(0), sample_rate, text, raw=audio)
+    mono = (audio if level is None else level(audio, sample_rate)).mean(0)
+    clip = Clip(str(path), mono, sample_rate, text, raw=audio)
     if clip.audio.abs().max() < SILENT <= audio.abs().max():
         logger.warning("%s: its channels cancel each other when they are mixed; networks hear silence", path)
     clip.name = name or clip.name  # errors name the file, scores its place in the folder
@@ -117,16 +123,19 @@ class Reference:
 _SAMPLE = ("places", "seeds", "embeddings")
 
 
-def read_reference(folder: str | Path, network: Network, cache: Path | None) -> Reference:
+def read_reference(folder: str | Path, network: Network, cache: Path | None, level: Level | None = None) -> Reference:
     """Return statistics of a folder's embeddings, computed once for the same audio (whatever its names) and weights.
 
     Args:
         folder: of audio.
         network: whose embeddings.
         cache: folder where statistics are kept; None = nowhere.
+        level: what its clips are brought to; None = they stay as they are.
     """
     contents = sorted((hashlib.sha256(path.read_bytes()).hexdigest(), path) for path in named_audio(folder).values())
     parts = [f"reference {LARGEST}", network.name, fingerprint(network.module), *(content for content, _ in contents)]
+    if level is not None:
+        parts.append(level.name)
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     kept = cache / f"{key[:32]}.safetensors" if cache is not None else None
     if kept is not None and (known := _kept_reference(kept)) is not None:
@@ -134,7 +143,7 @@ def read_reference(folder: str | Path, network: Network, cache: Path | None) -> 
         return known
     found = Reference.empty(network.dim)
     for content, path in tqdm(contents, f"reference, {network.name}", unit="clip"):
-        found.add(content, read_clip(path).outputs(network).embeddings)
+        found.add(content, read_clip(path, level=level).outputs(network).embeddings)
     if kept is not None:
         _keep_reference(found, kept)
     return found
@@ -166,13 +175,20 @@ def _keep_reference(reference: Reference, path: Path) -> None:
                 raise OSError(str(error)) from error
 
 
-def compare_with_folder(metrics: list[Metric], folder: str | Path, cache: Path | None) -> None:
-    """Let distances between sets compare with the audio of a folder in place of what batches bring."""
+def compare_with_folder(
+    metrics: list[Metric], folder: str | Path, cache: Path | None, level: Level | None = None
+) -> None:
+    """Let distances between sets compare with the audio of a folder in place of what batches bring.
+
+    Args:
+        metrics: those that compare with nothing stay as they are.
+        folder, cache, level: see `read_reference`.
+    """
     name, known = Path(folder).resolve().name, dict[str, Reference]()
     for metric in metrics:
         if isinstance(metric, (FrechetMetric, SampleMetric)):
             if metric.network.name not in known:
-                known[metric.network.name] = read_reference(folder, metric.network, cache)
+                known[metric.network.name] = read_reference(folder, metric.network, cache, level)
             reference = known[metric.network.name]
             if isinstance(metric, FrechetMetric):
                 metric.compare_with(name, reference.moments)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import typing as tp
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from ..quality.annotate import score_clip
@@ -71,3 +74,28 @@ def normalize(audio: Tensor, sample_rate: int) -> Tensor:
     if len(audio) < GATE * sample_rate:
         return audio
     return normalize_loudness(audio[None], sample_rate, LOUDNESS)[0]
+
+
+class Level:
+    """Brings clips to one level, generated ones and references alike.
+
+    Args:
+        settings: arguments of AudioCraft's `normalize_audio`, as the config's `generate.audio`; `format` and
+            `sample_rate` do not count.
+    """
+
+    def __init__(self, settings: Mapping[str, tp.Any]) -> None:
+        self.settings = {name: value for name, value in settings.items() if name not in ("format", "sample_rate")}
+
+    @property
+    def name(self) -> str:
+        """What statistics that are kept on disk depend on."""
+        return ",".join(f"{name}={value}" for name, value in sorted(self.settings.items()))
+
+    def __call__(self, audio: Tensor, sample_rate: int) -> Tensor:
+        """Return a clip [C, S] at the level; one that is silent, or too short to have a loudness, as it is."""
+        from audiocraft.data.audio_utils import normalize_audio
+
+        if audio.shape[-1] < GATE * sample_rate or not audio.any():
+            return audio
+        return normalize_audio(audio, sample_rate=sample_rate, **self.settings)

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import typing as tp
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from audiocraft_qamdt.utils import prepared
-
 from ..utils.files import write_json
 from .base import AUDIOCRAFT, AudioCraftBatch, Batch, Clip, Metric, Number, check_audio
 from .folders import cache_folder, compare_with_folder
 from .networks import NETWORKS, Networks
+from .signal import Level
 from .table import Setup, build_metrics
-
-from audiocraft.data.audio_utils import normalize_audio
 
 
 def stage_metrics(
-    switches: dict[str, tp.Any], options: dict[str, tp.Any], device: str, compression_model: tp.Any
+    switches: dict[str, tp.Any], options: dict[str, tp.Any], device: str, compression_model: tp.Any, level: Level
 ) -> list[Metric]:
     """Return metrics of a solver.
 
@@ -30,6 +28,7 @@ def stage_metrics(
         options: its `metrics`.
         device: where they compute.
         compression_model: AudioCraft's, which its `use_gt` sends reference audio through.
+        level: what the references of a folder are brought to, as generated clips are.
     """
 
     def compress(audio: Tensor) -> Tensor:
@@ -40,21 +39,24 @@ def stage_metrics(
     switched = {name: value for name, value in switches.items() if name != "base"}
     metrics = build_metrics(switched, Setup(networks, options, device, compress))
     if options["frechet"]["reference"]:
-        compare_with_folder(metrics, options["frechet"]["reference"], cache_folder())
+        compare_with_folder(metrics, options["frechet"]["reference"], cache_folder(), level)
     return metrics
 
 
 def generated_batch(
-    generated: Tensor, reference: Tensor, infos: tp.Sequence[tp.Any], seconds: float, **normalization: tp.Any
+    generated: Tensor, reference: Tensor, infos: tp.Sequence[tp.Any], seconds: float, level: Level
 ) -> Batch:
-    """Return clips of a batch, as AudioCraft's evaluation prepares them.
+    """Return clips of a batch: generated ones and their references, without padding and at the same level.
+
+    AudioCraft's own metrics get what AudioCraft's evaluation gives them: generated audio at the level, references as
+    they are.
 
     Args:
         generated: [B, C, S] from the model.
         reference: [B, C, S] that the conditions came from, padded.
         infos: AudioCraft's segment information of each.
         seconds: time that generating took.
-        normalization: arguments of AudioCraft's `normalize_audio` (the config's `generate.audio`), for generated audio.
+        level: what clips are brought to (the config's `generate.audio`).
     Raises:
         ValueError: generated audio that is not finite, naming the file that it was generated for.
     """
@@ -62,16 +64,15 @@ def generated_batch(
     raw = generated[..., : reference.shape[-1]].detach().float().cpu()
     for name, item in zip(names, raw, strict=True):
         check_audio(f"generated for {name}", item)
-    normalization.pop("format", None)
-    normal = torch.stack([normalize_audio(item, **normalization) for item in raw])
     sizes = torch.tensor([min(info.n_frames, raw.shape[-1]) for info in infos])
     stems = [f"{Path(info.meta.path).stem}_{info.seek_time}" for info in infos]  # AudioCraft's
     judged, compared = [], []
     for index, (name, info) in enumerate(zip(names, infos, strict=True)):
-        # Mono, and without the padding of a short segment.
-        clip, other = (audio[index].mean(0)[: sizes[index]] for audio in (normal, reference))
-        judged.append(Clip(name, clip, info.sample_rate, info.description, raw[index, :, : sizes[index]]))
-        compared.append(Clip(name, other, info.sample_rate))
+        clip, other = (audio[index, :, : sizes[index]].float().cpu() for audio in (raw, reference))
+        level_of = partial(level, sample_rate=info.sample_rate)
+        judged.append(Clip(name, level_of(clip).mean(0), info.sample_rate, info.description, clip))
+        compared.append(Clip(name, level_of(other).mean(0), info.sample_rate))
+    normal = torch.stack([level(item, info.sample_rate) for item, info in zip(raw, infos, strict=True)])
     return Batch(judged, compared, seconds, AudioCraftBatch(normal, reference[..., : raw.shape[-1]], sizes, stems))
 
 

@@ -6,14 +6,22 @@ import json
 import math
 
 import pytest
+import soundfile
 import torch
 
+from audiocraft_qamdt.data.dataset import QualityMusicInfo
+from audiocraft_qamdt.metrics.base import Network, Outputs
 from audiocraft_qamdt.metrics.networks import NETWORKS
-from audiocraft_qamdt.metrics.table import METRICS
+from audiocraft_qamdt.metrics.signal import Level
+from audiocraft_qamdt.metrics.stage import generated_batch, stage_metrics
+from audiocraft_qamdt.metrics.table import METRICS, Evaluation
 from audiocraft_qamdt.playground.dataset import make_dataset
+from audiocraft_qamdt.playground.synthesis import compose, render
 from audiocraft_qamdt.quality.predictors.acoustic import Acoustic
 
 from ..helpers.runs import TINY, dora, experiment, history, log_of, main_in, solver_in
+
+from audiocraft.data.audio_dataset import AudioMeta
 
 PLAYGROUND = ["solver/qamdt/evaluation=playground", "dataset.evaluate.num_samples=20"]
 
@@ -111,3 +119,76 @@ def test_missing_weights_are_said_before_training(folder, tmp_path):
     with pytest.raises(RuntimeError, match="(?s)VGGish.*/nowhere/vggish.pth.*github.com.*metrics.vggish.checkpoint"):
         with solver_in(tmp_path, *argv(folder, *options)):
             pass
+
+
+LEVELS = {
+    "loudness": {"format": "wav", "strategy": "loudness", "sample_rate": 16000, "loudness_headroom_db": 14},
+    "rms": {"strategy": "rms"},
+    "peak": {"strategy": "peak"},
+}
+NONE = {"strategy": "none"}
+MEASURED = ("frechet", "kl", "kl_reverse", "kl_both")
+SWITCHES = {"base": False, "frechet": ["loud"], "kl": ["loud"]}
+OPTIONS = {"frechet": {"reference": None, "extrapolate": False, "per_clip": False}}
+
+
+class Loud(Network):
+    """A network that hears levels, as VGGish does: log energies of three bands."""
+
+    name, dim, classes, module = "loud", 3, 3, torch.nn.Identity()
+
+    def __init__(self, **_) -> None:
+        pass
+
+    def __call__(self, audio, sample_rate):
+        bands = torch.stft(audio, 508, window=torch.hann_window(508), return_complex=True).abs().square()
+        energies = (bands.view(3, -1, bands.shape[-1]).mean(1).T + 1e-3).log()  # [frames, 3]
+        return Outputs(energies, (energies.mean(0) * torch.arange(3)).softmax(0))
+
+
+@pytest.fixture
+def loud(monkeypatch):
+    monkeypatch.setitem(NETWORKS, "loud", Loud)
+
+
+def music(clips=6):
+    return torch.stack([torch.from_numpy(render(compose(3, index), 2.0, 16000)) for index in range(clips)])[:, None]
+
+
+def measured(generated, reference, level, options=OPTIONS):
+    infos = [
+        QualityMusicInfo(AudioMeta(f"{index}.wav", 2.0, 16000), 0.0, 24000, 32000, 16000, 1)
+        for index in range(len(generated))
+    ]
+    evaluation = Evaluation(stage_metrics(SWITCHES, options, "cpu", None, level))
+    evaluation.update(generated_batch(generated, reference, infos, 1.0, level))
+    return {number.metric: number.value for number in evaluation.numbers()}
+
+
+@pytest.mark.parametrize("settings", LEVELS.values(), ids=LEVELS)
+def test_references_12_db_below_what_is_generated_are_at_no_distance(loud, settings):
+    audio = music()
+    assert measured(audio, audio / 4, Level(settings)) == pytest.approx(dict.fromkeys(MEASURED, 0.0), abs=1e-4)
+
+
+def test_a_level_is_what_takes_12_db_away(loud):
+    """With no level the same clips are at a distance, so that the test above is one."""
+    found = measured(audio := music(), audio / 4, Level(NONE))
+    assert min(found.values()) > 0.01
+
+
+def test_a_reference_folder_12_db_below_what_is_generated_is_at_no_distance(loud, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    audio, folder = music(), tmp_path / "quiet"
+    folder.mkdir()
+    for index, clip in enumerate(audio[:, 0, :24000]):
+        soundfile.write(folder / f"{index}.wav", clip.numpy() / 4, 16000, subtype="FLOAT")
+    options = {"frechet": {**OPTIONS["frechet"], "reference": folder}}
+    loud, as_it_is = (measured(audio, audio, Level(settings), options) for settings in (*LEVELS.values(), NONE)[::3])
+    assert loud["frechet"] == pytest.approx(0, abs=1e-4) and as_it_is["frechet"] > 0.01
+
+
+def test_silence_and_clips_without_a_loudness_keep_their_level():
+    level = Level(LEVELS["loudness"])
+    for clip in (torch.zeros(1, 16000), 0.1 * torch.ones(1, 160)):
+        assert level(clip, 16000) is clip
