@@ -18,7 +18,7 @@ CACHE_FOLDER = ".captions"  # beside the manifest
 _BLOCK = 1 << 20
 
 
-def digest(*parts: Any) -> str:
+def digest(*parts: object) -> str:
     """Return a key that depends on all of the parts (anything that JSON can hold)."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -50,7 +50,7 @@ class StageCache:
         except (OSError, ValueError, LookupError, TypeError):
             return None
 
-    def put(self, stage: str, key: str, value: Any) -> None:
+    def put(self, stage: str, key: str, value: object) -> None:
         """Store a result, whole or not at all."""
         path = self.path(stage, key)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ class Captioner(tp.Protocol):
     """Writes captions; `name` goes into the sidecars, `key` (with the name) into the cache."""
 
     name: str
-    key: dict[str, tp.Any]
+    key: JsonObject
 
     def caption(self, clips: Sequence[Clip], count: int) -> list[list[str] | Exception]:
         """Return `count` captions for each clip, or the error in their place."""
@@ -69,7 +69,7 @@ class LocalCaptioner:
         batch_size: int = 4,
         temperature: float = 0.0,
         max_new_tokens: int = 96,
-        generate: dict[str, tp.Any] | None = None,
+        generate: JsonObject | None = None,
     ) -> None:
         self.name, self.prompt, self.batch_size, self.temperature = name, prompt, batch_size, temperature
         self.options = {"max_new_tokens": max_new_tokens, **(generate or {})}
@@ -93,7 +93,7 @@ class LocalCaptioner:
         for key, value in inputs.items():
             if value.is_floating_point():
                 inputs[key] = value.to(self.model.dtype)
-        search: dict[str, tp.Any] = {"num_return_sequences": count, "num_beams": max(count, 2), "do_sample": False}
+        search: JsonObject = {"num_return_sequences": count, "num_beams": max(count, 2), "do_sample": False}
         if self.temperature > 0:
             search |= {"num_beams": 1, "do_sample": True, "temperature": self.temperature}
         with seeded(clips[0].seed):

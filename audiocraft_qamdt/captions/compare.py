@@ -53,7 +53,7 @@ class Outcome:
         self.kept += track.rewritten.kept
         self.rejected.update([] if track.rewritten.kept else [track.rewritten.reason])
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> JsonObject:
         """Return the numbers of the table's row."""
         lengths = [len(words(text)) for text in self.texts.values()]
         return {
@@ -137,7 +137,7 @@ def compare(manifest: str | Path, settings: Settings, *, tracks: int = 100) -> C
     return Comparison(outcomes, _agreement(outcomes, heard.matcher))
 
 
-def _override(settings: Settings, variant: dict[str, Any]) -> Settings:
+def _override(settings: Settings, variant: JsonObject) -> Settings:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -190,7 +190,7 @@ def draw_comparison(comparison: Comparison, path: str | Path) -> None:
         figure.savefig(part, format="png")
 
 
-def _draw_scores(axes: Any, outcomes: Sequence[Outcome]) -> None:
+def _draw_scores(axes: Axes, outcomes: Sequence[Outcome]) -> None:
     for shift, colour, label in ((-0.18, "tab:gray", "before"), (0.18, "tab:blue", "after")):
         values = [[v for v in getattr(one, label).values() if v is not None] for one in outcomes]
         places = [index + 1 + shift for index in range(len(outcomes))]
@@ -202,7 +202,7 @@ def _draw_scores(axes: Any, outcomes: Sequence[Outcome]) -> None:
     axes.legend(fontsize="small")
 
 
-def _draw_rejected(axes: Any, outcomes: Sequence[Outcome]) -> None:
+def _draw_rejected(axes: Axes, outcomes: Sequence[Outcome]) -> None:
     totals = np.array([max(len(one.texts), 1) for one in outcomes])
     below = np.zeros(len(outcomes))
     for reason in sorted({why for one in outcomes for why in one.rejected}):
@@ -214,7 +214,7 @@ def _draw_rejected(axes: Any, outcomes: Sequence[Outcome]) -> None:
         axes.legend(fontsize="small")
 
 
-def _draw_agreement(axes: Any, comparison: Comparison) -> None:
+def _draw_agreement(axes: Axes, comparison: Comparison) -> None:
     names = [one.name for one in comparison.outcomes]
     axes.imshow(comparison.agreement, vmin=0, vmax=1, cmap="viridis")
     axes.set(title="agreement of captions (cosine)")

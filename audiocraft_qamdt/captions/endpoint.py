@@ -95,12 +95,12 @@ class Endpoint:
 
     def chat_each(
         self,
-        conversations: Sequence[list[dict[str, Any]]],
-        options: Sequence[dict[str, Any]],
+        conversations: Sequence[Conversation],
+        options: Sequence[JsonObject],
     ) -> list[str | EndpointError]:
         """Answer several conversations, some at a time; an error stands in the place of a missing answer."""
 
-        def ask(messages: list[dict[str, Any]], chosen: dict[str, Any]) -> str | EndpointError:
+        def ask(messages: Conversation, chosen: JsonObject) -> str | EndpointError:
             try:
                 return self.chat(messages, **chosen)
             except EndpointError as error:
@@ -109,7 +109,7 @@ class Endpoint:
         with ThreadPoolExecutor(max(self.concurrency, 1)) as pool:
             return list(pool.map(ask, conversations, options))
 
-    def chat(self, messages: list[dict[str, Any]], **options: Any) -> str:
+    def chat(self, messages: Conversation, **options: object) -> str:
         """Return the answer to a conversation.
 
         Args:
@@ -182,7 +182,7 @@ class Endpoint:
             raise EndpointError(f"{self.url}: the answer repeats the API key, and is not kept")
         return text
 
-    def _pay(self, used: Any, asked: int, answered: int) -> None:
+    def _pay(self, used: object, asked: int, answered: int) -> None:
         tokens = _tokens(used) if used is not None else None
         if tokens is None:  # no token is shorter than a byte
             tokens = (asked, answered) if self.budget is not None or used is not None else (0, 0)
@@ -202,7 +202,7 @@ class Endpoint:
         return text[:longest]
 
 
-def _tokens(used: Any) -> tuple[int, int] | None:
+def _tokens(used: object) -> tuple[int, int] | None:
     """Tokens of prompt and answer by a `usage`; None where it holds no counts."""
     if not isinstance(used, dict):
         return None
@@ -227,7 +227,7 @@ def _retry_after(value: str | None) -> float | None:
     return None if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_WAIT)
 
 
-def audio_message(audio: Tensor, sample_rate: int, prompt: str) -> list[dict[str, Any]]:
+def audio_message(audio: Tensor, sample_rate: int, prompt: str) -> Conversation:
     """Return a conversation that shows audio [S] to a model, as a wav file in OpenAI's `input_audio`."""
     import soundfile
 

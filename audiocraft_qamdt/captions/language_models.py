@@ -37,7 +37,7 @@ class LanguageModel(tp.Protocol):
     """Answers prompts; `name` goes into the sidecars, `key` (with the name) into the cache."""
 
     name: str
-    key: dict[str, tp.Any]
+    key: JsonObject
 
     def answer(self, prompts: Sequence[Prompt]) -> list[str | Exception]:
         """Return an answer to each, or the error in its place."""
@@ -97,7 +97,7 @@ class LocalLanguageModel:
             return_tensors="pt",
         ).to(self.device)
         inputs.pop("token_type_ids", None)
-        sampling: dict[str, tp.Any] = {"do_sample": self.temperature > 0}
+        sampling: JsonObject = {"do_sample": self.temperature > 0}
         if self.temperature > 0:
             sampling["temperature"] = self.temperature
         with seeded(prompts[0].seed):

@@ -24,7 +24,7 @@ class Matcher(tp.Protocol):
     """Puts audio and texts into one space; `name` goes into the sidecars, `key` (with the name) into the cache."""
 
     name: str
-    key: dict[str, tp.Any]
+    key: JsonObject
 
     def embed_audio(self, audio: Tensor, sample_rate: int) -> Tensor:
         """Return unit vectors [n, D] of audio [S], one for each window."""
@@ -72,10 +72,10 @@ class Match:
     mismatched: float | None = None
 
     @classmethod
-    def from_dict(cls, fields: dict[str, tp.Any]) -> Match:
+    def from_dict(cls, fields: JsonObject) -> Match:
         return cls(**{**fields, "candidates": [Candidate.from_dict(entry) for entry in fields["candidates"]]})
 
-    def to_dict(self) -> dict[str, tp.Any]:
+    def to_dict(self) -> JsonObject:
         """For the cache."""
         return {**vars(self), "candidates": [candidate.to_dict() for candidate in self.candidates]}
 

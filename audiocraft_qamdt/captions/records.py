@@ -39,13 +39,13 @@ class Candidate:
     reason: str | None = None
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Candidate:
+    def from_dict(cls, fields: JsonObject) -> Candidate:
         known = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
         if known.get("segment") is not None:
             known["segment"] = tuple(known["segment"])
         return cls(**known)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """For JSON: without what is not known."""
         always = ("text", "stage", "model", "score", "kept")
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -63,7 +63,7 @@ class Texts:
     """
 
     original: str | None
-    sidecar: dict[str, Any]
+    sidecar: JsonObject
 
     @property
     def captions(self) -> list[Candidate]:
@@ -88,7 +88,7 @@ def read_texts(audio_path: str | Path) -> Texts:
     return Texts(original if original and clean(original) else None, content)
 
 
-def _is_candidate(entry: Any) -> bool:
+def _is_candidate(entry: object) -> bool:
     return isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("text", "stage"))
 
 
@@ -98,7 +98,7 @@ def write_texts(audio_path: str | Path, texts: Texts, candidates: list[Candidate
     Returns:
         Whether anything in the sidecar changed.
     """
-    changes: dict[str, Any] = {CAPTIONS: [candidate.to_dict() for candidate in candidates]}
+    changes: JsonObject = {CAPTIONS: [candidate.to_dict() for candidate in candidates]}
     found = texts.sidecar.get(ORIGINAL) if ORIGINAL in texts.sidecar else texts.sidecar.get(DESCRIPTION)
     if description is not None:
         changes |= {DESCRIPTION: description, ORIGINAL: found}

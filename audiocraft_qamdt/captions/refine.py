@@ -82,7 +82,7 @@ def make_refiner(
     return refiner
 
 
-def spread(rows: Sequence[Any], count: int | None) -> list[Any]:
+def spread(rows: Sequence[T], count: int | None) -> list[T]:
     """Return so many of the rows, at equal distances; None = all."""
     if count is None or count >= len(rows):
         return list(rows)
@@ -91,9 +91,9 @@ def spread(rows: Sequence[Any], count: int | None) -> list[Any]:
 
 def _batches(
     refiner: Refiner,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[JsonObject],
     report: CaptionReport,
-) -> Iterator[tuple[Sequence[dict[str, Any]], list[Track]]]:
+) -> Iterator[tuple[Sequence[JsonObject], list[Track]]]:
     """Return batches of rows with their tracks, read by threads while the batch before is worked on."""
     size, workers = refiner.settings["batch_size"], max(refiner.settings["workers"], 1)
     with ThreadPoolExecutor(workers) as pool:

@@ -48,7 +48,7 @@ class Rewriter(tp.Protocol):
     """Makes a caption of several; `name` goes into the sidecars, `key` (with the name) into the cache."""
 
     name: str
-    key: dict[str, tp.Any]
+    key: JsonObject
     prompt: str
 
     def rewrite(self, requests: Sequence[Request]) -> list[str | Exception]:
@@ -119,7 +119,7 @@ class JoiningRewriter:
 
     name = "join"
     prompt = ""
-    key: dict[str, tp.Any] = {}
+    key: JsonObject = {}
 
     def rewrite(self, requests: Sequence[Request]) -> list[str | Exception]:
         return [self._join(request) for request in requests]
@@ -168,7 +168,7 @@ class Guard:
         return Candidate(text, "rewrite", rewriter.name, score, kept=reason is None, reason=reason)
 
 
-def make_request(found: Match, sidecar: dict[str, tp.Any], fields: Sequence[str], seed: int) -> Request:
+def make_request(found: Match, sidecar: JsonObject, fields: Sequence[str], seed: int) -> Request:
     """Make stage 3's request from stage 2's result and the sidecar's tags.
 
     A tag is required where the original description names it, whether or not that description passed.
@@ -189,7 +189,7 @@ def make_request(found: Match, sidecar: dict[str, tp.Any], fields: Sequence[str]
     )
 
 
-def _tag(value: tp.Any) -> str:
+def _tag(value: object) -> str:
     if isinstance(value, list):
         value = ", ".join(part for part in value if isinstance(part, str))
     return shorten(without_instructions(value), 200) if isinstance(value, str) else ""

@@ -22,7 +22,7 @@ from .text import Rules
 from .two_tower import PlaygroundMatcher
 
 FOLDER = CONFIG_ROOT / "captions"
-Settings = dict[str, tp.Any]
+Settings = JsonObject
 
 
 def load_settings(config: str | Path | None = None, overrides: Sequence[str] = ()) -> Settings:

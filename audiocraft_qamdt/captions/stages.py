@@ -110,7 +110,7 @@ class Refiner:
         endpoints = (getattr(model, "endpoint", None) for model in models)
         return sum(endpoint.cost for endpoint in endpoints if endpoint is not None)
 
-    def prepare(self, rows: Iterable[dict[str, Any]]) -> None:
+    def prepare(self, rows: Iterable[JsonObject]) -> None:
         """Index the original captions of the whole data set, so that every shard retrieves from the same."""
         if self.matcher is None:
             return
@@ -278,7 +278,7 @@ class Refiner:
         for stage in (self.caption, self.match, self.rewrite):
             stage([track for track in tracks if track.failure is None])
 
-    def _failed(self, track: Track, answer: Any) -> bool:
+    def _failed(self, track: Track, answer: str | Exception) -> bool:
         """Return whether an error stands in the place of an answer.
 
         Raises:

@@ -18,7 +18,7 @@ LARGEST_ANSWER = 1 << 20  # bytes; a caption is a few hundred
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+    def redirect_request(self, *args: object, **kwargs: object) -> None:
         return None  # the key and the texts go where they were sent, and nowhere else
 
 
@@ -71,10 +71,10 @@ class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         urllib.request.HTTPSHandler.__init__(self)
         self.exchange = exchange
 
-    def http_open(self, request: urllib.request.Request) -> Any:
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(functools.partial(_Connection, exchange=self.exchange), request)  # type: ignore[arg-type]
 
-    def https_open(self, request: urllib.request.Request) -> Any:
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         secure = functools.partial(_SecureConnection, exchange=self.exchange)
         return self.do_open(secure, request, context=self._context)  # type: ignore[arg-type, attr-defined]
 
@@ -118,7 +118,7 @@ def _send(request: urllib.request.Request, timeout: float, exchange: _Exchange) 
     return found
 
 
-def _read(response: Any) -> bytes:
+def _read(response: http.client.HTTPResponse | urllib.error.HTTPError) -> bytes:
     parts, size = list[bytes](), 0
     while part := response.read1(1 << 16):
         parts.append(part)

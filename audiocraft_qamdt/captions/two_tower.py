@@ -158,7 +158,7 @@ class PlaygroundMatcher:
     """
 
     name = "playground"
-    key: dict[str, tp.Any]
+    key: JsonObject
 
     def __init__(self, model: TwoTower | None = None, **options: tp.Any) -> None:
         self.model = train(**options) if model is None else model

@@ -62,7 +62,7 @@ def read(path: Path) -> DictConfig:
     return OmegaConf.create(content)
 
 
-def resolved(cfg: DictConfig, where: str | Path) -> dict[str, tp.Any]:
+def resolved(cfg: DictConfig, where: str | Path) -> JsonObject:
     """A training run's config as plain data: references to other keys are followed, no resolver runs.
 
     Raises:
@@ -93,7 +93,7 @@ def names_a_path(text: str) -> bool:
         return False
 
 
-def _refuse_interpolations(value: tp.Any, where: str, mark: str) -> None:
+def _refuse_interpolations(value: object, where: str, mark: str) -> None:
     if isinstance(value, dict):
         for key, child in value.items():
             _refuse_interpolations(key, where, mark)
@@ -117,7 +117,7 @@ def _check(content: dict, known: dict, prefix: str, path: Path, free: set[str], 
             _check(value, default if isinstance(default, dict) else {}, f"{name}.", path, free, is_free)
 
 
-def _check_type(value: tp.Any, default: tp.Any, name: str, path: Path) -> None:
+def _check_type(value: object, default: object, name: str, path: Path) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{path}: {name} must be a finite number, got {value!r}")
     expected = TYPES.get(name) or _types(default)
@@ -131,26 +131,26 @@ def _check_type(value: tp.Any, default: tp.Any, name: str, path: Path) -> None:
             _check_type(item, default[0], f"{name}[]", path)
 
 
-def _types(default: tp.Any) -> tuple[type, ...] | None:
+def _types(default: object) -> tuple[type, ...] | None:
     if default is None or default == "???":
         return None
     return (int, float) if isinstance(default, (int, float)) and not isinstance(default, bool) else (type(default),)
 
 
 @functools.cache
-def _known() -> dict[str, tp.Any]:
+def _known() -> JsonObject:
     """Every key of the recipes, with its default."""
     from hydra import compose, initialize_config_dir
 
     point_to_configs()
-    known: dict[str, tp.Any] = {}
+    known: JsonObject = {}
     with initialize_config_dir(str(CONFIG_ROOT), version_base="1.3"):
         for recipe in ("qamdt/playground", "qamdt"):
             known = _merged(known, OmegaConf.to_container(compose("config", [f"solver={recipe}"])))
     return known
 
 
-def _merged(first: tp.Any, second: tp.Any) -> tp.Any:
+def _merged(first: object, second: object) -> object:
     if isinstance(first, dict) and isinstance(second, dict):
         return {key: _merged(first.get(key), second.get(key)) for key in first | second}
     if isinstance(second, str) and "${" in second:  # of the type of what it refers to, which nothing says here

@@ -93,7 +93,7 @@ def network_weights(state: Mapping[str, Tensor], ema: bool) -> dict[str, Tensor]
     return {name: state[averaged[name]] if ema and averaged[name] in state else state[NETWORK + name] for name in names}
 
 
-def infer_config(network: Mapping[str, Tensor], num_heads: int) -> dict[str, tp.Any]:
+def infer_config(network: Mapping[str, Tensor], num_heads: int) -> JsonObject:
     """Return arguments of the published constructor, read off the shapes of its weights.
 
     Raises:
@@ -121,7 +121,7 @@ def _count(network: Mapping[str, Tensor], blocks: str) -> int:
     return len({key.split(".")[1] for key in network if key.startswith(f"{blocks}.")})
 
 
-def published_statistics() -> dict[str, tp.Any]:
+def published_statistics() -> JsonObject:
     """Return fields of `QualityStatistics` that give the published thresholds."""
     normal = statistics.NormalDist(PUBLISHED_MEAN, PUBLISHED_STD)
     shares = [(index + 0.5) / 21 for index in range(21)]
@@ -136,7 +136,7 @@ def published_statistics() -> dict[str, tp.Any]:
     }
 
 
-def _recipe(shape: Mapping[str, tp.Any], vae: str | Path, vocoder: str | Path, overrides: Sequence[str]) -> DictConfig:
+def _recipe(shape: JsonObject, vae: str | Path, vocoder: str | Path, overrides: Sequence[str]) -> DictConfig:
     from hydra import compose, initialize_config_dir
 
     point_to_configs()

@@ -59,12 +59,12 @@ class TrainedModel:
     cfg: DictConfig
     model: dict[str, Tensor]
     codec_statistics: dict[str, Tensor]
-    quality_statistics: dict[str, tp.Any]
-    history: list[dict[str, tp.Any]] = field(default_factory=list)
+    quality_statistics: JsonObject
+    history: list[JsonObject] = field(default_factory=list)
     codec_probe: Tensor | None = None
     origin: Path | None = None
 
-    def solver_state(self) -> dict[str, tp.Any]:
+    def solver_state(self) -> JsonObject:
         """The same as the part of a solver's state that AudioCraft continues from."""
         return {
             "best_state": {"model": self.model},
@@ -202,7 +202,7 @@ def _different_keys(cfg: DictConfig, own_cfg: DictConfig, names: tp.Sequence[str
     ]
 
 
-def _flat(value: tp.Any, key: str = "") -> dict[str, tp.Any]:
+def _flat(value: object, key: str = "") -> JsonObject:
     if not isinstance(value, dict) or not value:
         return {key: value}
     return {
@@ -236,7 +236,7 @@ def download(hub_id: str, revision: str | None = None) -> Path:
     return folder
 
 
-def load_safely(path: Path, mmap: bool = False) -> dict[str, tp.Any]:
+def load_safely(path: Path, mmap: bool = False) -> JsonObject:
     """Load a file with `torch.load`, data only, on the CPU.
 
     Raises:
@@ -343,7 +343,7 @@ def _load_export(folder: Path, own: bool = True) -> TrainedModel:
     )
 
 
-def _read_quality(path: Path) -> dict[str, tp.Any]:
+def _read_quality(path: Path) -> JsonObject:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

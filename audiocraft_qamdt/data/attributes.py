@@ -19,7 +19,7 @@ GRANULARITIES = ("global", "clip", "frame", "adaln")
 
 def quality_attributes(
     level: float | None, curve: list[int] | list[float] | None, track: float | None, word: str | None
-) -> dict[str, tp.Any]:
+) -> dict[str, Attribute]:
     """Return attributes with the quality of a segment in levels; None = unknown.
 
     Args:
@@ -52,7 +52,7 @@ class Rule(tp.Protocol):
 
 def to_levels(
     pmos: float | None, curve: tp.Sequence[float] | None, track: float | None, rule: Rule | None
-) -> dict[str, tp.Any]:
+) -> dict[str, Attribute]:
     """Turn the p-MOS of a segment into its attributes in levels.
 
     Args:

@@ -53,7 +53,7 @@ class Quality:
     version: str
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any], source: str | Path) -> Quality:
+    def from_dict(cls, fields: Mapping[str, object], source: str | Path) -> Quality:
         """Return the quality from the sidecar's `quality` key.
 
         Raises:
@@ -70,7 +70,7 @@ class Quality:
         frames = [_number(frame, f"{source}: quality.frames[{i}]", *PMOS_SCALE) for i, frame in enumerate(frames)]
         return cls(pmos, hop, frames, predictor, version)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the value of the sidecar's `quality` key."""
         return asdict(self)
 
@@ -107,7 +107,7 @@ class Quality:
         return int(np.argmin(np.abs(np.array(self._centres()) - time)))
 
 
-def _number(value: Any, where: str, lowest: float, highest: float) -> float:
+def _number(value: object, where: str, lowest: float, highest: float) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
         raise ValueError(f"{where} must be a finite number, got {value!r}")
     if not lowest <= value <= highest:
@@ -115,7 +115,7 @@ def _number(value: Any, where: str, lowest: float, highest: float) -> float:
     return float(value)
 
 
-def _text(value: Any, where: str) -> str:
+def _text(value: object, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{where} must be a text that is not empty, got {value!r}")
     return value
@@ -130,7 +130,7 @@ class BrokenSidecar(ValueError):
     """A sidecar that is not a JSON object in UTF-8; the message names it."""
 
 
-def read_sidecar(path: str | Path) -> dict[str, Any]:
+def read_sidecar(path: str | Path) -> JsonObject:
     """Read a sidecar.
 
     Raises:
@@ -163,7 +163,7 @@ def read_quality(audio_path: str | Path) -> Quality | None:
     return Quality.from_dict(fields, path)
 
 
-def write_sidecar_key(audio_path: str | Path, key: str, value: Any) -> None:
+def write_sidecar_key(audio_path: str | Path, key: str, value: object) -> None:
     """Set one key of a track's sidecar and leave the others as they are, in their order.
 
     Raises:
@@ -172,7 +172,7 @@ def write_sidecar_key(audio_path: str | Path, key: str, value: Any) -> None:
     update_sidecar(audio_path, {key: value})
 
 
-def update_sidecar(audio_path: str | Path, changes: Mapping[str, Any], remove: Iterable[str] = ()) -> None:
+def update_sidecar(audio_path: str | Path, changes: Mapping[str, object], remove: Iterable[str] = ()) -> None:
     """Set some keys of a track's sidecar and remove others, in one step; the rest stays as it is, in its order.
 
     A sidecar in which nothing is left is removed.
@@ -206,7 +206,7 @@ def find_manifest(path: str | Path) -> Path:
     raise FileNotFoundError(f"{path} does not exist: give a manifest, or a folder that holds {MANIFEST_FILES[1]}")
 
 
-def read_manifest(path: str | Path) -> list[dict[str, Any]]:
+def read_manifest(path: str | Path) -> list[JsonObject]:
     """Return the rows of a manifest (a folder or a file): path, duration, sample_rate, amplitude, weight, info_path.
 
     Raises:
@@ -251,14 +251,14 @@ _ROW_KINDS: dict[str, tuple[tuple[type, ...], str, bool]] = {
 """Field of a row → its types, those in words, whether it must be there (null counts as not there)."""
 
 
-def _row(line: str, where: str) -> dict[str, Any]:
+def _row(line: str, where: str) -> JsonObject:
     row = parse_json(line, where)
-    known: dict[str, Any] = row if isinstance(row, dict) else {}
+    known: JsonObject = row if isinstance(row, dict) else {}
     missing = [name for name, (_, _, needed) in _ROW_KINDS.items() if needed and known.get(name) is None]
     if missing:
         raise ValueError(f"{where}: no {', '.join(sorted(missing))}")
     for name, (types, wanted, _) in _ROW_KINDS.items():
-        value: Any = known.get(name)
+        value: object = known.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, types)):
             raise ValueError(f"{where}: {name} must be {wanted}, got {value!r}")
         if name in ("duration", "sample_rate", "weight") and value is not None and known[name] < 0:
@@ -268,7 +268,7 @@ def _row(line: str, where: str) -> dict[str, Any]:
     return known
 
 
-def write_manifest(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_manifest(path: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows as AudioCraft's `save_audio_meta` does, whole or not at all; the same rows give the same bytes."""
     content = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
     with replacing(path) as part:
@@ -349,7 +349,7 @@ def build_manifest(
     found = find_audio(folder)
     check_folder(out)
     report = ManifestReport(out / MANIFEST_FILES[1], left_out=found.left_out)
-    kept: dict[Path, dict[str, Any]] = {}
+    kept: dict[Path, JsonObject] = {}
     for path, row in _read_rows(found.files, workers):
         if isinstance(row, str):
             report.unreadable[str(path)] = row
@@ -374,10 +374,10 @@ def build_manifest(
     return report
 
 
-def _read_rows(files: list[Path], workers: int) -> Iterator[tuple[Path, dict[str, Any] | str]]:
+def _read_rows(files: list[Path], workers: int) -> Iterator[tuple[Path, JsonObject | str]]:
     """Each file with its manifest row (and whether it is truncated), or with the reason why it cannot be read."""
 
-    def read(path: Path) -> dict[str, Any] | str:
+    def read(path: Path) -> JsonObject | str:
         try:
             return _read_row(path)
         except UnreadableAudio as error:
@@ -387,7 +387,7 @@ def _read_rows(files: list[Path], workers: int) -> Iterator[tuple[Path, dict[str
         yield from zip(files, tqdm(pool.map(read, files), "reading", len(files), unit="file"), strict=True)
 
 
-def _read_row(path: Path) -> dict[str, Any]:
+def _read_row(path: Path) -> JsonObject:
     samples, sample_rate = read_samples(path)
     amplitude, seconds = float(np.abs(samples).max()), samples.shape[-1] / sample_rate
     if not math.isfinite(amplitude):

@@ -12,22 +12,22 @@ from typing import Any
 from ..utils.reading import read_json, warn_once
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     try:
         return not isinstance(value, bool) and math.isfinite(float(value))
     except (TypeError, ValueError, OverflowError):
         return False
 
 
-def _are_words(value: Any) -> bool:
+def _are_words(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
-KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
     **dict.fromkeys(("title", "artist", "key", "genre", "description", "name", "instrument"), (_is_text, "a text")),
     **dict.fromkeys(("moods", "keywords"), (_are_words, "a text or a list of texts")),
     "bpm": (_is_number, "a number"),
@@ -37,7 +37,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 _REPLACED = ("self_wav", "joint_embed", "audio_tokens")  # AudioCraft fills these in itself
 
 
-def checked_metadata(content: dict[str, Any], source: str | Path) -> dict[str, Any]:
+def checked_metadata(content: JsonObject, source: str | Path) -> JsonObject:
     """Return a sidecar's content without the music fields that are of another type; each of them is warned of, by name.
 
     Args:
@@ -53,7 +53,7 @@ def checked_metadata(content: dict[str, Any], source: str | Path) -> dict[str, A
     return kept
 
 
-def read_metadata(path: str | Path) -> dict[str, Any]:
+def read_metadata(path: str | Path) -> JsonObject:
     """Read the music metadata of a sidecar; where it cannot be read, there is none, and a warning says so.
 
     The track is trained on all the same: its sound is sound.
@@ -76,6 +76,6 @@ def read_everywhere() -> None:
     vars(audiocraft.data.music_dataset)["json"] = ours
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -65,7 +65,7 @@ def draw_faults(seed: int, index: int, degraded: float = 0.7) -> Faults:
 
 def make_track(
     seed: int, index: int, duration: float, sample_rate: int, degraded: float = 0.7
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, JsonObject]:
     """Return a track and its sidecar; the same arguments give the same track.
 
     Args:
@@ -94,7 +94,7 @@ def to_pcm16(audio: np.ndarray) -> np.ndarray:
     return np.round(audio * 32767).astype(np.int16)
 
 
-def _sidecar(piece: Piece, faults: Faults, duration: float, sample_rate: int) -> dict[str, Any]:
+def _sidecar(piece: Piece, faults: Faults, duration: float, sample_rate: int) -> JsonObject:
     name = _stem(piece.index)
     curve = faults.curve(max(1, round(duration / CURVE_HOP)))
     return {
@@ -169,7 +169,7 @@ def make_dataset(
     return folders
 
 
-def _check_recipe(folder: Path, recipe: dict[str, Any]) -> None:
+def _check_recipe(folder: Path, recipe: JsonObject) -> None:
     path = folder / RECIPE_FILE
     made = read_sidecar(path) if path.exists() else recipe
     different = [key for key in recipe if made.get(key) != recipe[key]]
@@ -203,7 +203,7 @@ def _write_track(path: Path, **arguments: Any) -> None:
     write_json(sidecar_path(path), sidecar)
 
 
-def _row(path: Path) -> dict[str, Any]:
+def _row(path: Path) -> JsonObject:
     audio, sample_rate = soundfile.read(path, dtype="float32")
     return {
         "path": str(path),

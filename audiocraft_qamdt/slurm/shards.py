@@ -120,7 +120,7 @@ def _key_value(text: str) -> tuple[str, str]:
     return key, value
 
 
-def run_shards(args: argparse.Namespace, work: Callable[[Shard], tp.Any]) -> Sharded:
+def run_shards(args: argparse.Namespace, work: Callable[[Shard], object]) -> Sharded:
     """Run a command's work: on `args.shard` here, or on all `args.slurm` shards as a job array.
 
     Args:
@@ -152,21 +152,21 @@ class ShardJob:
         shard: which one.
     """
 
-    work: Callable[[Shard], tp.Any]
+    work: Callable[[Shard], object]
     shard: Shard
 
-    def __call__(self) -> tp.Any:
+    def __call__(self) -> object:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
         return self.work(self.shard)
 
-    def checkpoint(self) -> tp.Any:
+    def checkpoint(self) -> DelayedSubmission:
         """Return the job that submitit submits again."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
-def slurm_parameters(args: argparse.Namespace) -> dict[str, tp.Any]:
+def slurm_parameters(args: argparse.Namespace) -> dict[str, object]:
     """Return submitit's parameters: the options, else the team's, else `DEFAULTS`.
 
     Raises:
@@ -188,7 +188,7 @@ def _logs(args: argparse.Namespace) -> Path:
     return folder.absolute() / f"{args.command}-{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 1000000:06d}"
 
 
-def _submit(args: argparse.Namespace, work: Callable[[Shard], tp.Any]) -> list[tp.Any]:
+def _submit(args: argparse.Namespace, work: Callable[[Shard], object]) -> list[Job]:
     import submitit
 
     try:
@@ -206,7 +206,7 @@ def _submit(args: argparse.Namespace, work: Callable[[Shard], tp.Any]) -> list[t
         ) from error
 
 
-def _how_to_follow(jobs: list[tp.Any]) -> list[str]:
+def _how_to_follow(jobs: list[Job]) -> list[str]:
     array = jobs[0].job_id.split("_")[0]
     return [
         f"{len(jobs)} shards submitted as job {array}, logs in {jobs[0].paths.folder}",
@@ -215,7 +215,7 @@ def _how_to_follow(jobs: list[tp.Any]) -> list[str]:
     ]
 
 
-def _wait(jobs: list[tp.Any]) -> None:
+def _wait(jobs: list[Job]) -> None:
     with tqdm(total=len(jobs), desc="shards", unit="shard") as progress:
         running = jobs
         while running:
@@ -225,7 +225,7 @@ def _wait(jobs: list[tp.Any]) -> None:
                 progress.update(len(jobs) - len(running) - progress.n)
 
 
-def _collect(jobs: list[tp.Any]) -> Sharded:
+def _collect(jobs: list[Job]) -> Sharded:
     done = Sharded()
     for index, job in enumerate(jobs):
         error = job.exception()
@@ -238,7 +238,7 @@ def _collect(jobs: list[tp.Any]) -> Sharded:
     return done
 
 
-def _reason(job: tp.Any, error: Exception) -> str:
+def _reason(job: Job, error: Exception) -> str:
     """Return the last line of the job's exception, or SLURM's state where the job was ended from outside."""
     if not job.paths.result_pickle.exists():
         return job.get_info().get("State", "it left no result")

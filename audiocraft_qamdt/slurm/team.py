@@ -46,7 +46,7 @@ def job_defaults() -> dict[str, tp.Any]:
     return {"partition": ",".join(names)} | own
 
 
-def training_parameters(recipe: Mapping[str, tp.Any]) -> dict[str, tp.Any]:
+def training_parameters(recipe: Mapping[str, object]) -> dict[str, tp.Any]:
     """Return Dora's SLURM configuration for a training.
 
     Args:
@@ -70,7 +70,7 @@ def training_parameters(recipe: Mapping[str, tp.Any]) -> dict[str, tp.Any]:
     return asked | {"partition": asked["partition"] or None}
 
 
-def _check(given: Mapping[str, tp.Any], known: tp.Iterable[str], where: str) -> None:
+def _check(given: Mapping[str, object], known: tp.Iterable[str], where: str) -> None:
     unknown = set(given) - set(known)
     if unknown:
         raise ValueError(f"{where.format(min(unknown))} is unknown: choose among {', '.join(known)}")

@@ -47,9 +47,9 @@ class GridRun:
     """
 
     signature: str
-    given: dict[str, tp.Any] = field(default_factory=dict)
-    parts: dict[str, tp.Any] = field(default_factory=dict)
-    config: tp.Any = None
+    given: Settings = field(default_factory=dict)
+    parts: Settings = field(default_factory=dict)
+    config: DictConfig | None = None
     history: list[dict[str, dict[str, float]]] = field(default_factory=list)
     problem: str = ""
 
@@ -59,7 +59,7 @@ class GridRun:
         chosen = [(key, OmegaConf.select(self.config, key)) for key in SEEDS]
         return " ".join(str(value) for key, value in chosen if key == SEEDS[0] or value)
 
-    def setting(self, key: str) -> tp.Any:
+    def setting(self, key: str) -> Value:
         """Return the run's value of a key: a number, the text that was given, or `DEFAULT` where it was not set."""
         value = OmegaConf.select(self.config, key)
         if isinstance(value, int | float):
@@ -116,7 +116,7 @@ class Arm:
     """
 
     name: str
-    settings: dict[str, tp.Any]
+    settings: Settings
     runs: list[GridRun]
 
     @property
@@ -142,7 +142,7 @@ class Sweep:
     """
 
     name: str
-    common: dict[str, tp.Any]
+    common: Settings
     arms: list[Arm]
     left_out: list[tuple[str, GridRun]]
 
@@ -200,7 +200,7 @@ def find_grid(name: str) -> list[GridRun]:
     return [_read(main, link) for link in tqdm(links, "reading runs", leave=False)]
 
 
-def _read(main: tp.Any, link: Path) -> GridRun:
+def _read(main: DecoratedMain, link: Path) -> GridRun:
     try:
         xp = main.get_xp_from_sig(link.name)
         given, parts = (_without_seeds(main, settings) for settings in (_given(xp), dict(xp.delta)))
@@ -216,13 +216,13 @@ def _read(main: tp.Any, link: Path) -> GridRun:
     return GridRun(link.name, given, parts, xp.cfg, sheep.history, _problem(sheep))
 
 
-def _given(xp: tp.Any) -> dict[str, str]:
+def _given(xp: XP) -> dict[str, str]:
     """Return overrides that the experiment was started with, but for those that do not change what it computes."""
     pairs = (argument.lstrip("+").split("=", 1) for argument in xp.argv if "=" in argument)
     return {key: value.strip("'\"") for key, value in pairs if not xp.dora.is_excluded(key)}
 
 
-def _without_seeds(main: tp.Any, settings: dict[str, tp.Any]) -> dict[str, tp.Any]:
+def _without_seeds(main: DecoratedMain, settings: Settings) -> Settings:
     """Return the settings that make an arm; an experiment that a run continues from counts as its settings."""
     left = {key: value for key, value in settings.items() if key not in (*SEEDS, *STORES)}
     source = str(left.get(SOURCE))
@@ -275,7 +275,7 @@ def make_sweep(name: str, runs: list[GridRun], *, unfinished: bool = False) -> S
     return Sweep(name, common, counted, left_out)
 
 
-def _name(runs: list[GridRun]) -> tuple[list[Arm], dict[str, tp.Any]]:
+def _name(runs: list[GridRun]) -> tuple[list[Arm], Settings]:
     """Return arms, still empty, for runs that differ in more than seeds, and what they have in common.
 
     They are named by what they were started with. A choice that some did not make counts only where nothing else tells

@@ -16,7 +16,7 @@ ERRORS = (HydraException, OmegaConfBaseException, AssertionError, ValueError)
 """What Hydra, OmegaConf and Dora raise for overrides that they cannot use."""
 
 
-def checked(main: tp.Any, argv: tp.Sequence[str]) -> tp.Any:
+def checked(main: DecoratedMain, argv: tp.Sequence[str]) -> XP:
     """Return Dora's experiment with these overrides.
 
     Args:
@@ -35,7 +35,7 @@ def checked(main: tp.Any, argv: tp.Sequence[str]) -> tp.Any:
     return xp
 
 
-def check_kinds(main: tp.Any, xp: tp.Any) -> None:
+def check_kinds(main: DecoratedMain, xp: XP) -> None:
     """Refuse values of another kind than the config's own: text for a number, a number for a list.
 
     Whatever the config leaves open (null) may be anything, and null may stand for anything; text may be a number, too
@@ -56,7 +56,7 @@ def check_kinds(main: tp.Any, xp: tp.Any) -> None:
 
 
 @functools.lru_cache(maxsize=64)  # hundreds of runs of a grid share a few recipes
-def _chosen(main: tp.Any, choices: tuple[str, ...]) -> tp.Any:
+def _chosen(main: DecoratedMain, choices: tuple[str, ...]) -> DictConfig:
     """Return the config with these choices of files and nothing else changed."""
     return main.get_xp(choices).cfg
 
@@ -66,7 +66,7 @@ _WORDS = {("dataset.shuffle_quality", "published"), ("quality.noise_range", "mea
 """Words that a key takes beside values of another kind."""
 
 
-def _kind(value: tp.Any) -> str | None:
+def _kind(value: object) -> str | None:
     if value is None:
         return None
     if isinstance(value, bool):
@@ -80,7 +80,7 @@ def _kind(value: tp.Any) -> str | None:
     return "a group of keys"
 
 
-def _composes(main: tp.Any, argv: tp.Sequence[str]) -> bool:
+def _composes(main: DecoratedMain, argv: tp.Sequence[str]) -> bool:
     try:
         main.get_xp(argv)
     except ERRORS:
@@ -88,7 +88,7 @@ def _composes(main: tp.Any, argv: tp.Sequence[str]) -> bool:
     return True
 
 
-def _reason(main: tp.Any, before: tp.Sequence[str], override: str, error: Exception) -> str:
+def _reason(main: DecoratedMain, before: tp.Sequence[str], override: str, error: Exception) -> str:
     key, equals, _ = override.partition("=")
     if not equals:
         return "an override is key=value"
@@ -100,7 +100,7 @@ def _reason(main: tp.Any, before: tp.Sequence[str], override: str, error: Except
     return f"the config has no key {key}" + (f", did you mean {near[0]}?" if near else "")
 
 
-def _keys(node: tp.Any, prefix: str = "") -> list[str]:
+def _keys(node: object, prefix: str = "") -> list[str]:
     if not isinstance(node, dict):
         return [prefix[:-1]]
     return [key for name, child in node.items() for key in _keys(child, f"{prefix}{name}.")]

@@ -33,7 +33,7 @@ class LocalSheep(Sheep):
         main: that defines it.
     """
 
-    def __init__(self, xp: tp.Any, main: tp.Any) -> None:
+    def __init__(self, xp: XP, main: DecoratedMain) -> None:
         super().__init__(xp)
         self.main = main
         self.process: subprocess.Popen | None = None
@@ -87,7 +87,7 @@ class LocalSheep(Sheep):
         """Return whether a process of this runner runs it."""
         return self.process is not None and self.process.poll() is None
 
-    def owner(self) -> dict[str, tp.Any] | None:
+    def owner(self) -> dict[str, object] | None:
         """Return who else runs it: pid, host and place of another runner's process, or SLURM's job; None = nobody."""
         if self.job is not None and shutil.which("sacct") and not super().is_done():
             return {"pid": self.job.job_id}

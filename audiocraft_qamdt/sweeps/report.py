@@ -151,7 +151,7 @@ def _html(sweep: Sweep, reference: Arm | None, drawn: tp.Sequence[Path]) -> tp.I
 _BETTER = {None: "", True: "higher", False: "lower"}
 
 
-def _arm_rows(sweep: Sweep, reference: Arm | None) -> tp.Iterator[dict[str, tp.Any]]:
+def _arm_rows(sweep: Sweep, reference: Arm | None) -> tp.Iterator[dict[str, object]]:
     """Return a row for each arm and metric."""
     for arm in sweep.arms:
         for metric, found in arm.metrics.items():
@@ -166,7 +166,7 @@ def _arm_rows(sweep: Sweep, reference: Arm | None) -> tp.Iterator[dict[str, tp.A
             yield row
 
 
-def _run_rows(sweep: Sweep) -> tp.Iterator[dict[str, tp.Any]]:
+def _run_rows(sweep: Sweep) -> tp.Iterator[dict[str, object]]:
     """Return a row for each run."""
     counted = [(arm.name, run, 1) for arm in sweep.arms for run in arm.runs]
     for name, run, counts in counted + [(name, run, 0) for name, run in sweep.left_out]:
@@ -175,7 +175,7 @@ def _run_rows(sweep: Sweep) -> tp.Iterator[dict[str, tp.Any]]:
         yield {**row, "counted": counts, "problem": run.problem, **run.measured}
 
 
-def _write_csv(path: Path, rows: tp.Iterable[dict[str, tp.Any]]) -> None:
+def _write_csv(path: Path, rows: tp.Iterable[dict[str, object]]) -> None:
     content = list(rows)
     with replacing(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in content for key in row)))
@@ -209,8 +209,8 @@ def mask_curves(sweep: Sweep, metric: str) -> dict[str, list[plots.Point]]:
     belongs to every kind.
     """
     curves: dict[str, list[plots.Point]] = {}
-    unmasked: list[tuple[dict[str, tp.Any], plots.Point]] = []
-    others: dict[str, dict[str, tp.Any]] = {}
+    unmasked: list[tuple[dict[str, object], plots.Point]] = []
+    others: dict[str, dict[str, object]] = {}
     for arm in sweep.arms:
         if metric not in arm.metrics:
             continue

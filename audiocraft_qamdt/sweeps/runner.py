@@ -75,7 +75,7 @@ class Options:
 # ---- which experiments
 
 
-def find_explorer(main: tp.Any, name: str) -> Explorer:
+def find_explorer(main: DecoratedMain, name: str) -> Explorer:
     """Return the explorer of a grid file of `dora.grid_package`, from the working directory or else this checkout.
 
     Raises:
@@ -105,7 +105,7 @@ class _LocalShepherd(Shepherd):
         return LocalSheep(overrides.checked(self.main, argv), self.main)
 
 
-def collect(main: tp.Any, explorer: Explorer) -> list[LocalSheep]:
+def collect(main: DecoratedMain, explorer: Explorer) -> list[LocalSheep]:
     """Return all experiments of a grid, each once.
 
     Raises:
@@ -116,7 +116,7 @@ def collect(main: tp.Any, explorer: Explorer) -> list[LocalSheep]:
     return tp.cast(list[LocalSheep], list(herd.sheeps.values()))
 
 
-def link(main: tp.Any, name: str, sheep: tp.Sequence[LocalSheep]) -> None:
+def link(main: DecoratedMain, name: str, sheep: tp.Sequence[LocalSheep]) -> None:
     """Let the grid's folder hold a link to each experiment's folder and to no other, as `dora grid` does."""
     folder = grids_folder(main) / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ class Runner:
 
     def __init__(
         self,
-        main: tp.Any,
+        main: DecoratedMain,
         name: str,
         explorer: Explorer,
         sheep: list[LocalSheep],
@@ -243,7 +243,7 @@ class Runner:
         """Return the lines of Dora's table."""
         lines: list[str] = []
 
-        def collect_line(*parts: tp.Any, **_: tp.Any) -> None:
+        def collect_line(*parts: object, **_: object) -> None:
             lines.extend(" ".join(map(str, parts)).splitlines())
 
         monitor(RunGridArgs(), self.main, self.explorer, tp.cast(list, self.sheep), collect_line)
@@ -270,7 +270,7 @@ class Screen:
     def __init__(self, say: Callable[[tp.Iterable[str]], None], terminal: bool) -> None:
         self.say, self.terminal = say, terminal
         self._events: list[str] = []
-        self._shown: tp.Any = None
+        self._shown: object = None
 
     def event(self, *lines: str) -> None:
         """Print lines about an event."""
@@ -298,7 +298,7 @@ class Screen:
 def _signals_interrupt() -> Iterator[None]:
     """Let what asks a process to end be what Ctrl-C is; what the parent chose to ignore stays ignored."""
 
-    def interrupt(number: int, frame: tp.Any) -> None:
+    def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
     numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
@@ -310,7 +310,7 @@ def _signals_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_grid(main: tp.Any, name: str, options: Options, screen: Screen) -> int:
+def run_grid(main: DecoratedMain, name: str, options: Options, screen: Screen) -> int:
     """Run a grid to its end on this machine; what is finished is not run again.
 
     Args:

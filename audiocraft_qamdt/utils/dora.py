@@ -9,32 +9,32 @@ from dora.explore import Herd, Launcher
 from dora.grid import _filter_grid_sheeps
 
 
-def base_config(main: tp.Any) -> tp.Any:
+def base_config(main: DecoratedMain) -> DictConfig:
     """Return the config of a decorated `main` without overrides."""
     return main._base_cfg
 
 
-def config_groups(main: tp.Any) -> tp.Collection[str]:
+def config_groups(main: DecoratedMain) -> tp.Collection[str]:
     """Return the names of the config's groups, whose overrides choose a file."""
     return main._config_groups
 
 
-def read_arguments_by(main: tp.Any, read: tp.Callable[[], list[str]]) -> None:
+def read_arguments_by(main: DecoratedMain, read: tp.Callable[[], list[str]]) -> None:
     """Let a decorated `main` take its overrides from a function, not from `sys.argv`."""
     main._get_argv = read
 
 
-def grids_folder(main: tp.Any) -> Path:
+def grids_folder(main: DecoratedMain) -> Path:
     """Return the folder that holds a folder of links to experiments for each grid."""
     return main.dora.dir / main.dora._grids
 
 
-def select_experiments(patterns: tp.Sequence[str], main: tp.Any, experiments: list[tp.Any]) -> list[tp.Any]:
+def select_experiments(patterns: tp.Sequence[str], main: DecoratedMain, experiments: list[S]) -> list[S]:
     """Select experiments of a grid as `dora grid` does: by parts of names, `!part` to exclude, or indices."""
     return _filter_grid_sheeps(list(patterns), main, experiments)
 
 
-def main_of(launcher: Launcher) -> tp.Any:
+def main_of(launcher: Launcher) -> DecoratedMain:
     """Return the decorated `main` whose experiments a grid's launcher schedules."""
     return launcher._main
 
@@ -49,7 +49,7 @@ def copy_of(launcher: Launcher) -> Launcher:
     return launcher._copy()
 
 
-def scheduled(launcher: Launcher) -> list[tp.Any]:
+def scheduled(launcher: Launcher) -> list[Sheep]:
     """Wait until all experiments of a launcher are scheduled, and return them.
 
     Raises:
@@ -67,7 +67,7 @@ class _Recorder(Herd):
         super().__init__()
         self.argvs: list[list[str]] = []
 
-    def add_sheep(self, shepherd: tp.Any, argv: list[str], *args: tp.Any, **kwargs: tp.Any) -> None:
+    def add_sheep(self, shepherd: Shepherd, argv: list[str], *args: object, **kwargs: object) -> None:
         self.argvs.append(argv)
 
 

@@ -226,7 +226,7 @@ def sync_tree(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing_durably(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def replacing_durably(path: str | Path, mode: str = "wb") -> Iterator[IO[bytes]]:
     """As `replacing`, with an open file, which is on the disk before it takes its place: power may fail after."""
     with replacing(path) as part, open(part, mode) as file:
         yield file
@@ -235,7 +235,7 @@ def replacing_durably(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     sync(Path(path).parent)
 
 
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+def write_json(path: str | Path, content: Mapping[str, object]) -> None:
     """Write a JSON file, whole or not at all."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False)
     if any("\ud800" <= char <= "\udfff" for char in text):  # half a character, which UTF-8 cannot hold

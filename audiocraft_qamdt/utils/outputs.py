@@ -57,7 +57,7 @@ def check_file(path: str | Path, suffixes: Collection[str], option: str = "--out
     check_folder(path.parent, f"choose another {option}")
 
 
-def check_ours(path: str | Path, made_here: Callable[[dict[str, Any]], bool], what: str, option: str = "--out") -> None:
+def check_ours(path: str | Path, made_here: Callable[[JsonObject], bool], what: str, option: str = "--out") -> None:
     """Refuse to replace a JSON file that another program, or a person, has written.
 
     Args:
@@ -72,7 +72,7 @@ def check_ours(path: str | Path, made_here: Callable[[dict[str, Any]], bool], wh
         )
 
 
-def _is_ours(path: str | Path, made_here: Callable[[dict[str, Any]], bool]) -> bool:
+def _is_ours(path: str | Path, made_here: Callable[[JsonObject], bool]) -> bool:
     try:
         content = read_json(path)
     except (OSError, ValueError):
@@ -81,7 +81,7 @@ def _is_ours(path: str | Path, made_here: Callable[[dict[str, Any]], bool]) -> b
 
 
 @contextlib.contextmanager
-def optional_cache(what: str) -> Any:
+def optional_cache(what: str) -> Iterator[None]:
     """Go on with a warning where a cache cannot be written: it only saves time."""
     try:
         yield

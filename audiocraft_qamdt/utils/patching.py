@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def replaced(owner: tp.Any, name: str, value: tp.Any) -> tp.Iterator[None]:
+def replaced(owner: object, name: str, value: object) -> tp.Iterator[None]:
     """Let `owner.name` be `value` inside the context; what was there is put back, whatever is raised."""
     before = getattr(owner, name)
     setattr(owner, name, value)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def loss_curve(history: list[dict[str, tp.Any]], path: str | Path) -> None:
+def loss_curve(history: History, path: str | Path) -> None:
     """Training and validation loss by epoch.
 
     Args:
@@ -21,7 +21,7 @@ def loss_curve(history: list[dict[str, tp.Any]], path: str | Path) -> None:
 
 
 def curves(
-    histories: tp.Mapping[str, list[dict[str, tp.Any]]],
+    histories: tp.Mapping[str, History],
     quantities: tp.Mapping[str, str],
     path: str | Path,
     *,
@@ -76,7 +76,7 @@ def spectrogram(audio: Tensor, sample_rate: int, path: str | Path, title: str = 
         axes.figure.colorbar(image, ax=axes, label="dBFS")
 
 
-def quality_curves(curves: dict[str, dict[str, tp.Any]], judge: str, path: str | Path) -> None:
+def quality_curves(curves: dict[str, dict[str, list[float]]], judge: str, path: str | Path) -> None:
     """Plot judged quality against the level asked for, and along clips whose level rises, with confidence bands.
 
     Args:
@@ -175,7 +175,7 @@ class _figure:
     def __init__(self, path: str | Path, size: tuple[float, float]) -> None:
         self.path, self.size = Path(path), size
 
-    def __enter__(self) -> tp.Any:
+    def __enter__(self) -> Axes:
         # matplotlib takes a second to import; the Agg canvas needs no screen and no global backend.
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -184,7 +184,7 @@ class _figure:
         FigureCanvasAgg(self.figure)
         return self.figure.add_subplot()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: tp.Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             from .files import replacing
 

@@ -54,7 +54,7 @@ def read_lines(path: str | Path) -> list[tuple[str, str]]:
     return [(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def parse_json(text: str, where: str) -> Any:
+def parse_json(text: str, where: str) -> JsonValue:
     """Parse JSON, with NaN and infinite numbers as null: that is what pandas means by them. It is logged.
 
     Args:
@@ -75,12 +75,12 @@ def parse_json(text: str, where: str) -> Any:
     return content
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path) -> JsonValue:
     """Read a JSON file; see `parse_json` and `read_text`."""
     return parse_json(read_text(path), str(path))
 
 
-def _finite(value: Any, key: str, bad: list[str]) -> Any:
+def _finite(value: object, key: str, bad: list[str]) -> object:
     if isinstance(value, dict):
         return {name: _finite(item, f"{key}.{name}" if key else name, bad) for name, item in value.items()}
     if isinstance(value, list):
