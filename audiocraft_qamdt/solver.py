@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import torch
 from dora import get_xp
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
@@ -21,7 +22,8 @@ from . import builders
 from .checkpoints import adapters, store
 from .conditioning.attributes import drop_conditions, write_prefix
 from .conditioning.model import QAMDTModel
-from .data.cache import LatentBatchLoader, to_record
+from .data import cache
+from .data.cache import LatentBatchLoader, LatentBatchWriter, to_record
 from .data.dataset import QualityMusicInfo
 from .data.manifest import find_manifest
 from .generation.qamdt import QAMDT
@@ -40,7 +42,6 @@ from audiocraft.solvers import builders as audiocraft_builders
 from audiocraft.solvers.compression import CompressionSolver
 from audiocraft.solvers.musicgen import MusicGenSolver
 from audiocraft.utils import checkpoint
-from audiocraft.utils.cache import CachedBatchWriter
 from audiocraft.utils.utils import dict_from_config, get_dataset_from_loader
 
 Batch = tuple[Tensor, list[QualityMusicInfo]]
@@ -73,9 +74,9 @@ class QAMDTSolver(MusicGenSolver):
         # What AudioCraft writes beside each sample; `generate.*` is what generation reads.
         self.generation_params = {key: cfg.generate[key] for key in ("steps", "sampler", "eta", "seed", "quality")}
         self._use_statistics()
-        self._cached_batch_writer: CachedBatchWriter | None = None
+        self._cached_batch_writer: LatentBatchWriter | None = None
         self._cached_batch_loader: LatentBatchLoader | None = None
-        if cfg.cache.path:
+        if cfg.cache.path and "train" in self.dataloaders:
             self._open_cache(cfg.cache)
 
     # ---- set-up
@@ -157,7 +158,10 @@ class QAMDTSolver(MusicGenSolver):
 
     def _open_cache(self, cfg: DictConfig) -> None:
         if cfg.write:
-            self._cached_batch_writer = CachedBatchWriter(Path(cfg.path))
+            shard = cfg.write_shard or 0, cfg.write_num_shards or 1
+            self._cached_batch_writer = LatentBatchWriter(Path(cfg.path), shard)
+            if shard[1] > 1:  # epochs of other shards have no loss to compare
+                self._best_metric_name = None
             return
         self._cached_batch_loader = LatentBatchLoader(
             Path(cfg.path),
@@ -197,9 +201,58 @@ class QAMDTSolver(MusicGenSolver):
 
     def run(self) -> None:
         """Train to the last epoch, and complete a history that a killed run left without its last epoch."""
-        super().run()
+        with self._checked_cache():
+            super().run()
         if flashy.distrib.is_rank_zero():
             self.xp.link.update_history(self.history)
+
+    @contextlib.contextmanager
+    def _checked_cache(self) -> tp.Iterator[None]:
+        """Refuse latents in `cache.path` of another codec, data or settings; as a writer, hold its share of them."""
+        if not self.cfg.cache.path:
+            yield
+            return
+        folder, description = Path(self.cfg.cache.path), self._describe_latents()
+        with contextlib.ExitStack() as stack:
+            if self._cached_batch_writer is not None and flashy.distrib.is_rank_zero():
+                stack.enter_context(self._cached_batch_writer.open(description))
+            self._check_cache(folder, description)
+            yield
+
+    def _check_cache(self, folder: Path, description: cache.Description) -> None:
+        known = cache.read_description(folder)
+        if known is None:
+            if self._cached_batch_loader is not None and folder.is_dir():
+                self.logger.warning(
+                    "cache.path=%s has no %s: that its latents are of this codec and these data is not checked",
+                    folder,
+                    cache.DESCRIPTION,
+                )
+            return
+        codec = OmegaConf.create({"latents": known.codec})
+        if changed := store.other_codec(torch.tensor(known.probe), codec, self.codec.probe, self.cfg):
+            raise ValueError(
+                f"cache.path={folder}: its latents are of another codec than latents.{self.cfg.latents.codec} gives "
+                f"here: {changed}. Name that codec, or another cache.path"
+            )
+        cache.check_same(folder, known.settings, description.settings)
+
+    def _describe_latents(self) -> cache.Description:
+        train = get_dataset_from_loader(self.dataloaders.get("original_train", self.dataloaders["train"]))
+        codec, section = self.cfg.latents.codec, self.cfg.latents.get(self.cfg.latents.codec)
+        return cache.Description(
+            settings={
+                **{key: OmegaConf.select(self.cfg, key) for key in cache.SETTINGS},
+                **cache.data_settings(self.cfg.datasource.train, [meta.path for meta in train.meta]),
+            },
+            written_with={
+                "dataset.batch_size": self.cfg.dataset.batch_size * flashy.distrib.world_size(),
+                "dataset.train.shuffle_seed": self.cfg.dataset.train.shuffle_seed,
+                cache.UPDATES: self.train_updates_per_epoch,
+            },
+            codec={"codec": codec, codec: dict_from_config(section) if section else {}},
+            probe=cache.short_probe(self.codec.probe),
+        )
 
     def restore(self, *args: tp.Any, **kwargs: tp.Any) -> bool:
         found, lowest = dict(self.quality_statistics), self.lowest_timesteps and list(self.lowest_timesteps)

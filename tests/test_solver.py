@@ -331,6 +331,59 @@ def test_cached_latents_train_like_fresh_ones(folder, tmp_path):
     assert losses[2] == pytest.approx(losses[0], rel=1e-3)
 
 
+@pytest.fixture(scope="module")
+def latents(folder, tmp_path_factory):
+    """A cache of one epoch."""
+    root = tmp_path_factory.mktemp("latents")
+    writer = argv(folder, "dataset.num_workers=0", f"cache.path={root / 'cache'}", "cache.write=true")
+    with solver_in(root / "outputs", *writer) as solver:
+        solver.run()
+    return root / "cache"
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ("latents.mdct.channels=32", r"another codec than latents.mdct.*latents.mdct.channels=32 \(there: 16\)"),
+        ("latents.mdct.compand=0.9", r"another codec than latents.mdct.*latents.mdct.compand=0.9 \(there: 0.2\)"),
+        ("dataset.segment_duration=1.28", "written with dataset.segment_duration=2.56, here it is 1.28"),
+        ("dataset.caption=random", "written with dataset.caption=refined, here it is random"),
+        ("dataset.train.share=0.5", r"dataset.train.share or filter_below=6 tracks kept \(\w+\), here it is 3 tracks"),
+    ],
+)
+@pytest.mark.parametrize("write", [False, True])
+def test_latents_of_another_codec_or_other_settings_are_refused(folder, latents, tmp_path, option, message, write):
+    before = sorted(latents.rglob("*.zip"))
+    more = ["cache.write=true", "optim.epochs=2"] if write else []
+    with solver_in(tmp_path, *argv(folder, f"cache.path={latents}", option, *more)) as solver:
+        with pytest.raises(ValueError, match=f"cache.path={latents}: .*{message}"):
+            solver.run()
+    assert sorted(latents.rglob("*.zip")) == before
+
+
+def test_latents_of_other_data_are_refused(folder, latents, tmp_path):
+    other = make_folder(tmp_path / "audio", tracks=5)
+    with solver_in(tmp_path / "outputs", *argv(other, f"cache.path={latents}")) as solver:
+        with pytest.raises(ValueError, match=r"datasource.train=6 tracks \(\w+\), here it is 5 tracks"):
+            solver.run()
+
+
+def test_latents_that_do_not_say_what_they_are_of_are_read_with_a_warning(folder, latents, tmp_path, caplog):
+    old = tmp_path / "cache"
+    shutil.copytree(latents, old)
+    (old / "latents.json").unlink()
+    with solver_in(tmp_path / "outputs", *argv(folder, f"cache.path={old}")) as solver:
+        solver.run()
+    assert f"cache.path={old} has no latents.json" in caplog.text
+
+
+def test_a_run_is_opened_without_its_cache(folder, latents, tmp_path):
+    with solver_in(tmp_path, *argv(folder, f"cache.path={tmp_path / 'gone'}")) as solver:
+        solver.restore()
+        with pytest.raises(FileNotFoundError, match="gone holds no complete epoch of latents"):
+            solver.run()
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_autocast_trains(folder, tmp_path, precision):
     with solver_in(tmp_path, *argv(folder, "autocast=true", f"autocast_dtype={precision}")) as solver:

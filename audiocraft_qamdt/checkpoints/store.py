@@ -166,6 +166,21 @@ OTHER_CODEC = 0.05
 """Relative difference of two probes from which on their codecs are two: another device's rounding stays below it."""
 
 
+def other_codec(probe: Tensor, cfg: DictConfig | None, own_probe: Tensor, own_cfg: DictConfig) -> str | None:
+    """Return in which config keys a codec differs that gives other latents, for a message; None = it gives the same.
+
+    Args:
+        probe, cfg: `LatentCodec.probe` and config of the codec there; None = the config is not known.
+        own_probe, own_cfg: of the codec here.
+    """
+    same_shape = probe.shape == own_probe.shape
+    if same_shape and (probe - own_probe).norm() <= OTHER_CODEC * own_probe.norm():
+        return None
+    section = f"latents.{own_cfg.latents.codec}"
+    keys = [] if cfg is None else _different_keys(cfg, own_cfg, ("latents.codec", section))
+    return ", ".join(keys) or f"{section} is the same in both configs, so the file that it names has changed"
+
+
 def check_codec(
     where: str, probe: Tensor | None, cfg: DictConfig | None, own_probe: Tensor, own_cfg: DictConfig
 ) -> None:
@@ -173,23 +188,16 @@ def check_codec(
 
     Args:
         where: the weights' origin, for the message.
-        probe, cfg: `LatentCodec.probe` and config of the model there; None = not known, which is accepted.
-        own_probe, own_cfg: of the model that they go into.
+        probe, cfg, own_probe, own_cfg: as in `other_codec`; a probe that is None is accepted.
     Raises:
         ValueError: naming the config keys of the codec, those that differ where they are known.
     """
-    if probe is None:
-        return
-    same_shape = probe.shape == own_probe.shape
-    if same_shape and (probe - own_probe).norm() <= OTHER_CODEC * own_probe.norm():
-        return
-    section = f"latents.{own_cfg.latents.codec}"
-    keys = [] if cfg is None else _different_keys(cfg, own_cfg, ("latents.codec", section))
-    changed = ", ".join(keys) or f"{section} is the same in both configs, so the file that it names has changed"
-    raise ValueError(
-        f"{where}: trained on latents of another codec than {section} gives here: {changed}. "
-        "Name that codec, or train a new model with this one"
-    )
+    changed = None if probe is None else other_codec(probe, cfg, own_probe, own_cfg)
+    if changed is not None:
+        raise ValueError(
+            f"{where}: trained on latents of another codec than latents.{own_cfg.latents.codec} gives here: {changed}. "
+            "Name that codec, or train a new model with this one"
+        )
 
 
 def _different_keys(cfg: DictConfig, own_cfg: DictConfig, names: tp.Sequence[str] = _KINDS) -> list[str]:

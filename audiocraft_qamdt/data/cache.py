@@ -1,11 +1,17 @@
-"""Latents cached on disk, in AudioCraft's cache layout (`cache.*`), read back without unpickling objects."""
+"""Latents cached on disk, in AudioCraft's cache layout (`cache.*`), read back without unpickling objects.
+
+Beside the epochs' folders lies `latents.json`: the codec, the settings and the data that the latents were made with.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
+import json
 import typing as tp
 import zipfile
-from dataclasses import fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -13,14 +19,34 @@ from torch import Tensor
 
 from audiocraft_qamdt.utils import prepared
 
+from ..utils.files import locked, remove_dead_parts, replacing_durably, write_json
+from ..utils.patching import replaced
+from ..utils.reading import read_json
+from .attributes import STATISTICS_FILE
 from .dataset import QualityMusicInfo
+from .manifest import find_manifest, read_manifest
 
 import flashy
 from audiocraft.data.audio_dataset import AudioMeta
-from audiocraft.utils.cache import CachedBatchLoader
+from audiocraft.utils.cache import CachedBatchLoader, CachedBatchWriter
 
 Record = dict[str, tp.Any]
 _NOT_KEPT = ("self_wav", "joint_embed", "audio_tokens", "meta", "rule")
+
+DESCRIPTION = "latents.json"
+SETTINGS = (
+    "sample_rate",
+    "channels",
+    "dataset.segment_duration",
+    "dataset.min_segment_ratio",
+    "dataset.sample_on_duration",
+    "dataset.sample_on_weight",
+    "dataset.caption",
+    "dataset.shuffle_quality",
+)
+"""Config keys that decide what a cache holds: whoever reads it or adds to it must have the same."""
+
+UPDATES = "optim.updates_per_epoch"
 
 
 def to_record(info: QualityMusicInfo, latents: Tensor) -> Record:
@@ -39,10 +65,191 @@ def from_record(record: Record) -> tuple[Tensor, QualityMusicInfo]:
     return record["latents"], QualityMusicInfo(meta=AudioMeta.from_dict(record["meta"]), **record["info"])
 
 
+# ---- what a cache was made with
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the latents of a cache were made with.
+
+    Args:
+        settings: what readers must share, by config key; data as the number of tracks and a hash.
+        written_with: what only writers must share, by config key; `UPDATES` is the number of batches of an epoch.
+        codec: the config's keys `codec` and the section of that name.
+        probe: `LatentCodec.probe` as lists [C][T][F].
+    """
+
+    settings: dict[str, tp.Any]
+    written_with: dict[str, tp.Any]
+    codec: dict[str, tp.Any]
+    probe: list[tp.Any]
+
+
+def short_probe(probe: Tensor) -> list[tp.Any]:
+    """Return a probe [C, T, F] as lists of numbers with four digits."""
+    rounded = [float(f"{value:.4g}") for value in probe.flatten().tolist()]
+    return torch.tensor(rounded, dtype=torch.float64).view(probe.shape).tolist()
+
+
+def data_settings(manifest: str | Path, kept: tp.Collection[str]) -> dict[str, str]:
+    """Identify a training set: its tracks, those of them that are trained on, and their annotation.
+
+    The folder that the tracks lie in does not count, so that a data set can be moved.
+
+    Args:
+        manifest: of the training set, or its folder.
+        kept: paths of the tracks that `dataset.train.share` and `filter_below` leave.
+    """
+    file = find_manifest(manifest)
+    tracks = [
+        [_name_in(file.parent, row["path"]), row["duration"], row["sample_rate"], row.get("weight")]
+        for row in read_manifest(file)
+    ]
+    return {
+        "datasource.train": _identity(tracks, "tracks"),
+        "dataset.train.share or filter_below": _identity([_name_in(file.parent, path) for path in kept], "tracks kept"),
+        f"{STATISTICS_FILE} of datasource.train": _annotation(file.parent / STATISTICS_FILE),
+    }
+
+
+def _name_in(folder: Path, path: str) -> str:
+    return Path(path).relative_to(folder).as_posix() if Path(path).is_relative_to(folder) else path
+
+
+def _identity(items: list[tp.Any], what: str) -> str:
+    digest = hashlib.sha256()
+    for line in sorted(map(json.dumps, items)):
+        digest.update(f"{line}\n".encode())
+    return f"{len(items)} {what} ({digest.hexdigest()[:16]})"
+
+
+def _annotation(file: Path) -> str:
+    if not file.exists():
+        return "none"
+    content = read_json(file)
+    known = [content.get(key) for key in ("predictor", "version", "count", "mean", "std")]
+    return "{} {}, {} scores, mean {}, standard deviation {}".format(*known)
+
+
+def read_description(folder: Path) -> Description | None:
+    """Read what a cache was made with; None = it does not say, as those that were written before `latents.json`.
+
+    Raises:
+        ValueError: naming the file, when it is not what `LatentBatchWriter` leaves.
+    """
+    path = folder / DESCRIPTION
+    if not path.exists():
+        return None
+    content = read_json(path)
+    try:
+        return Description(**content)
+    except TypeError as error:
+        raise ValueError(f"{path}: no description of cached latents: name another cache.path") from error
+
+
+def check_same(folder: Path, there: dict[str, tp.Any], here: dict[str, tp.Any]) -> None:
+    """Refuse settings that a cache was not made with.
+
+    Raises:
+        ValueError: naming the cache and the first key that differs.
+    """
+    for key, value in here.items():
+        if there.get(key) != value:
+            raise ValueError(
+                f"cache.path={folder}: its latents were written with {key}={there.get(key)}, here it is {value}: "
+                "set it as there, or name another cache.path"
+            )
+
+
+def _epochs(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal() and path.is_dir())
+
+
+# ---- writing
+
+
+class LatentBatchWriter(CachedBatchWriter):
+    """AudioCraft's writer, for one of several processes: an epoch's files are whole or not there.
+
+    Args:
+        cache_folder: of the latents.
+        shard: (i, n): this process writes every n-th epoch from the i-th on.
+    Raises:
+        ValueError: there is no such shard.
+    """
+
+    def __init__(self, cache_folder: Path, shard: tuple[int, int] = (0, 1)) -> None:
+        super().__init__(cache_folder)
+        self.shard = shard
+        if not 0 <= shard[0] < shard[1]:
+            raise ValueError(
+                f"cache.write_shard={shard[0]} with cache.write_num_shards={shard[1]}: give 0 to {shard[1] - 1}"
+            )
+
+    @contextlib.contextmanager
+    def open(self, description: Description) -> tp.Iterator[None]:
+        """Describe the cache and keep its share to this process; no other may write the same epochs meanwhile.
+
+        Raises:
+            BlockingIOError: another process does; it says which one.
+            ValueError: the cache holds latents that were written with other settings, or does not say.
+        """
+        self.cache_folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._hold(*self.shard))
+            for shard in self._other_divisions():
+                with self._hold(*shard):  # somebody who divides the epochs otherwise would write some of ours
+                    pass
+            with locked(self.cache_folder):
+                self._describe(description)
+            yield
+
+    @contextlib.contextmanager
+    def _hold(self, shard: int, shards: int) -> tp.Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.cache_folder / f"writer-{shard}-of-{shards}.lock", wait=False))
+            except BlockingIOError as error:
+                raise BlockingIOError(
+                    f"cache.path={self.cache_folder}: {error} is writing shard {shard} of {shards} there: wait for it, "
+                    "end it, or divide the epochs: cache.write_num_shards=2 with cache.write_shard=0 and 1"
+                ) from error
+            yield
+
+    def _other_divisions(self) -> list[tuple[int, int]]:
+        names = [path.stem.split("-") for path in self.cache_folder.glob("writer-*-of-*.lock")]
+        found = [(int(name[1]), int(name[3])) for name in names]
+        return [shard for shard in found if shard[1] != self.shard[1]]
+
+    def _describe(self, description: Description) -> None:
+        known = read_description(self.cache_folder)
+        if known is not None:
+            check_same(self.cache_folder, known.written_with, description.written_with)
+            return
+        if _epochs(self.cache_folder):
+            raise ValueError(
+                f"cache.path={self.cache_folder} holds latents without {DESCRIPTION}, of a codec that is not known: "
+                "it can be read, but to write name another cache.path"
+            )
+        write_json(self.cache_folder / DESCRIPTION, asdict(description))
+
+    def start_epoch(self, epoch: int) -> None:
+        super().start_epoch(epoch)
+        remove_dead_parts(self._zip_path.parent)
+
+    def save(self, *content: tp.Any) -> None:
+        with replaced(flashy.utils, "write_and_rename", replacing_durably):
+            super().save(*content)
+
+
+# ---- reading
+
+
 class LatentBatchLoader(CachedBatchLoader):
     """AudioCraft's cached loader over latents: yields (latents [B, C, T, F], infos).
 
-    Where fewer epochs were written than are trained, they come again from the first.
+    Epochs that a writer has not completed are left out. Where fewer were written than are trained, they come again
+    from the first.
 
     Args:
         args, kwargs: of AudioCraft's loader.
@@ -54,9 +261,24 @@ class LatentBatchLoader(CachedBatchLoader):
         self.tracks = tracks
 
     def start_epoch(self, epoch: int) -> None:
-        """Read the batches of this epoch, which starts at 1."""
-        written = len([folder for folder in self.cache_folder.glob("[0-9]*") if folder.is_dir()])
-        super().start_epoch((epoch - 1) % written + 1 if written else epoch)
+        """Read the batches of this epoch, which starts at 1.
+
+        Raises:
+            FileNotFoundError: no epoch is complete.
+        """
+        written = self._complete_epochs()
+        if not written:
+            raise FileNotFoundError(
+                f"cache.path={self.cache_folder} holds no complete epoch of latents: write them with cache.write=true"
+            )
+        super().start_epoch(written[(epoch - 1) % len(written)])
+
+    def _complete_epochs(self) -> list[int]:
+        written, description = _epochs(self.cache_folder), read_description(self.cache_folder)
+        if description is None:
+            return written
+        last = description.written_with[UPDATES] - 1  # batches are written in their order
+        return [epoch for epoch in written if CachedBatchWriter._get_zip_path(self.cache_folder, epoch, last).exists()]
 
     def _load_one(self, index: int) -> tuple[Tensor, list[QualityMusicInfo]] | None:
         path = self._zip_path(index)
@@ -67,9 +289,12 @@ class LatentBatchLoader(CachedBatchLoader):
                     f"{self.min_length} are needed: write them with cache.write=true"
                 )
             return None
-        with zipfile.ZipFile(path) as archive:
-            names = self._names_of_rank(path, archive)
-            records = [torch.load(_seekable(archive, name), "cpu", weights_only=True)[0] for name in names]
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = self._names_of_rank(path, archive)
+                records = [torch.load(_seekable(archive, name), "cpu", weights_only=True)[0] for name in names]
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{path}: damaged ({error}): write the latents again, to another cache.path") from error
         latents, infos = zip(*map(from_record, records), strict=True)
         for info in infos:
             if self.tracks is not None and info.meta.path not in self.tracks:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+
 import pytest
 import torch
 
-from audiocraft_qamdt.data.cache import LatentBatchLoader, from_record, to_record
+from audiocraft_qamdt.data import cache
+from audiocraft_qamdt.data.cache import Description, LatentBatchLoader, LatentBatchWriter, from_record, to_record
 from audiocraft_qamdt.data.dataset import QualityMusicDataset
 
 from ..helpers.audio_folder import make_folder
 
 from audiocraft.utils.cache import CachedBatchWriter
+
+DESCRIPTION = Description({"sample_rate": 16000}, {cache.UPDATES: 2}, {"codec": "mdct", "mdct": {}}, [[[0.5]]])
 
 
 @pytest.fixture
@@ -57,3 +63,86 @@ def test_missing_batches_and_large_batch_sizes_are_named(tmp_path, infos):
     large.start_epoch(1)
     with pytest.raises(ValueError, match="holds 4 items, but dataset.batch_size needs 8"):
         list(large)
+
+
+def write(folder, infos, *epochs, batches=2, description=DESCRIPTION, shard=(0, 1)):
+    writer = LatentBatchWriter(folder, shard)
+    with writer.open(description):
+        for epoch in epochs:
+            writer.start_epoch(epoch)
+            for index in range(batches):
+                writer.save([to_record(info, torch.full((1, 1, 1), 10.0 * epoch + index)) for info in infos])
+
+
+def read(folder, epoch):
+    loader = LatentBatchLoader(folder, batch_size=4, num_workers=1)
+    loader.start_epoch(epoch)
+    return [int(latents[0]) for latents, _ in loader]
+
+
+def test_an_epoch_that_is_not_complete_is_not_read(tmp_path, infos):
+    write(tmp_path, infos, 1, 3)
+    write(tmp_path, infos, 2, batches=1)
+    assert [read(tmp_path, epoch) for epoch in (1, 2, 3)] == [[10, 11], [30, 31], [10, 11]]
+    write(tmp_path, infos, 2)
+    assert [read(tmp_path, epoch) for epoch in (1, 2, 3)] == [[10, 11], [20, 21], [30, 31]]
+
+
+def test_without_a_complete_epoch_the_cache_is_named(tmp_path, infos):
+    write(tmp_path, infos, 1, batches=1)
+    with pytest.raises(FileNotFoundError, match=f"cache.path={tmp_path} holds no complete epoch.*cache.write=true"):
+        read(tmp_path, 1)
+
+
+def test_a_cache_without_a_description_is_read_whole_but_not_added_to(tmp_path, infos):
+    write(tmp_path, infos, 1, 2)
+    (tmp_path / cache.DESCRIPTION).unlink()
+    assert [read(tmp_path, epoch) for epoch in (1, 2)] == [[10, 11], [20, 21]]
+    with pytest.raises(ValueError, match=f"cache.path={tmp_path} holds latents without latents.json.*name another"):
+        write(tmp_path, infos, 3)
+
+
+def test_writers_with_other_batches_are_refused(tmp_path, infos):
+    write(tmp_path, infos, 1)
+    other = dataclasses.replace(DESCRIPTION, written_with={cache.UPDATES: 3})
+    with pytest.raises(ValueError, match=r"written with optim.updates_per_epoch=2, here it is 3: set it as there"):
+        write(tmp_path, infos, 2, description=other)
+
+
+@pytest.mark.parametrize("shard, free", [((0, 2), False), ((1, 2), True), ((0, 1), False), ((1, 3), False)])
+def test_a_share_that_somebody_writes_is_refused(tmp_path, infos, shard, free):
+    with LatentBatchWriter(tmp_path, (0, 2)).open(DESCRIPTION):
+        if free:
+            write(tmp_path, infos, 2, shard=shard)
+            return
+        with pytest.raises(BlockingIOError, match=r"process \d+ on .* is writing shard 0 of 2 there"):
+            write(tmp_path, infos, 2, shard=shard)
+
+
+def test_a_damaged_batch_and_an_impossible_share_are_named(tmp_path, infos):
+    write(tmp_path, infos, 1)
+    batch = tmp_path / "00001" / "000001.zip"
+    batch.write_bytes(batch.read_bytes()[:100])
+    with pytest.raises(ValueError, match="00001/000001.zip: damaged"):
+        read(tmp_path, 1)
+    with pytest.raises(ValueError, match="cache.write_shard=2 with cache.write_num_shards=2: give 0 to 1"):
+        LatentBatchWriter(tmp_path, (2, 2))
+
+
+def test_data_are_told_apart_by_content_and_not_by_folder(tmp_path):
+    first = make_folder(tmp_path / "audio")
+    kept = [str(first / f"track{index}.wav") for index in range(6)]
+    known = cache.data_settings(first, kept)
+    moved = tmp_path / "elsewhere" / "audio"
+    shutil.copytree(first, moved)
+    manifest = make_folder(tmp_path / "other", tracks=5)
+    assert known["datasource.train"].startswith("6 tracks (")
+    assert cache.data_settings(make_folder(moved), [path.replace(str(first), str(moved)) for path in kept]) == known
+    fewer = cache.data_settings(first, kept[:5])
+    assert [key for key in known if known[key] != fewer[key]] == ["dataset.train.share or filter_below"]
+    other = cache.data_settings(manifest, [])
+    assert all(known[key] != other[key] for key in known)
+    (first / "quality.json").unlink()
+    assert [key for key, value in cache.data_settings(first, kept).items() if value != known[key]] == [
+        "quality.json of datasource.train"
+    ]
