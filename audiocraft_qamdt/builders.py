@@ -31,7 +31,7 @@ from .quality.levels import STATISTICS_FILE, LevelRule, QualityStatistics, level
 from .quality.noise_range import KEY as NOISE_RANGE
 from .quality.noise_range import MEASURED, NoiseRange, checked_timesteps
 from .utils.patching import replaced
-from .utils.reading import read_json
+from .utils.reading import JsonObject, read_json
 
 from audiocraft.data import music_dataset
 from audiocraft.models import builders as audiocraft_builders
@@ -85,13 +85,13 @@ def _check_device(device: str) -> None:
 # ---- codecs
 
 
-def _mdct(options: dict[str, tp.Any], device: str) -> LatentCodec:
+def _mdct(options: JsonObject, device: str) -> LatentCodec:
     from .latents.mdct import MDCTCodec
 
     return MDCTCodec(**options)
 
 
-def _encodec(options: dict[str, tp.Any], device: str) -> LatentCodec:
+def _encodec(options: JsonObject, device: str) -> LatentCodec:
     from .latents.encodec import EncodecCodec
 
     checkpoint = options.pop("checkpoint")
@@ -101,7 +101,7 @@ def _encodec(options: dict[str, tp.Any], device: str) -> LatentCodec:
         return EncodecCodec.from_audiocraft(checkpoint, device=device, **options)
 
 
-def _mel_vae(options: dict[str, tp.Any], device: str) -> LatentCodec:
+def _mel_vae(options: JsonObject, device: str) -> LatentCodec:
     from .latents.mel_vae import MelVAECodec
 
     checkpoint, vae, vocoder = (options.pop(key, None) for key in ("checkpoint", "vae", "vocoder"))
@@ -115,7 +115,7 @@ def _mel_vae(options: dict[str, tp.Any], device: str) -> LatentCodec:
         return MelVAECodec.from_official(vae, vocoder, **options)
 
 
-def _spectral_vae(options: dict[str, tp.Any], device: str) -> LatentCodec:
+def _spectral_vae(options: JsonObject, device: str) -> LatentCodec:
     from .latents.spectral_vae import WEIGHTS, SpectralVAECodec
 
     checkpoint = options.pop("checkpoint", None) or str(WEIGHTS)
@@ -153,7 +153,7 @@ def get_trainable_codec(cfg: DictConfig) -> tp.Any:
     return SpectralVAECompressionModel(codec, **training)
 
 
-BuildCodec = tp.Callable[[dict[str, tp.Any], str], LatentCodec]
+BuildCodec = tp.Callable[[JsonObject, str], LatentCodec]
 """Build a codec from the options of its config section, for a device."""
 
 CODEC_ENTRY_POINTS = "audiocraft_qamdt.codecs"
@@ -237,7 +237,7 @@ def get_conditioner_provider(output_dim: int, cfg: DictConfig) -> ConditioningPr
     return provider
 
 
-def _used(sections: dict[str, tp.Any], cfg: DictConfig) -> dict[str, tp.Any]:
+def _used(sections: JsonObject, cfg: DictConfig) -> JsonObject:
     # Every granularity is described in every config (Dora compares configs key by key); the fuser says which are on.
     fused = {name for key in ModelFuser.FUSING_METHODS for name in cfg.fuser.get(key) or ()} if "fuser" in cfg else None
     return {
@@ -247,7 +247,7 @@ def _used(sections: dict[str, tp.Any], cfg: DictConfig) -> dict[str, tp.Any]:
     }
 
 
-def _conditioner(name: str, section: dict[str, tp.Any], output_dim: int, device: str) -> BaseConditioner:
+def _conditioner(name: str, section: JsonObject, output_dim: int, device: str) -> BaseConditioner:
     model = section["model"]
     build = CONDITIONERS[model]
     if model != "qamdt_t5":
@@ -362,7 +362,7 @@ def _is_in(key: str, sections: tp.Sequence[str]) -> bool:
     return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
-def get_lora(model: QAMDTModel, cfg: DictConfig) -> tuple[TrainedPart, dict[str, tp.Any]]:
+def get_lora(model: QAMDTModel, cfg: DictConfig) -> tuple[TrainedPart, JsonObject]:
     """Freeze a model and give it the adapter of a `lora` config; see `add_lora`."""
     options = dict_from_config(cfg.lora)
     options.pop("use")

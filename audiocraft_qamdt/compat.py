@@ -18,6 +18,7 @@ import typing as tp
 from pathlib import Path
 
 from .lazy import Deferred, LazyImports, import_lazily
+from .utils.reading import JsonObject
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def check_attention_backend(backend: str) -> None:
         _refuse_xformers()
 
 
-def _refuse_xformers(*args: tp.Any, **kwargs: tp.Any) -> tp.NoReturn:
+def _refuse_xformers(*args: object, **kwargs: object) -> tp.NoReturn:
     raise ImportError("xformers is not installed: set efficient_attention_backend=torch, or `pip install xformers`")
 
 
@@ -151,7 +152,7 @@ def _read_clap_as_data() -> None:
         vars(importlib.import_module(module))["load_state_dict"] = read_clap_checkpoint
 
 
-def read_clap_checkpoint(path: str | Path, map_location: str = "cpu", skip_params: bool = True) -> dict[str, tp.Any]:
+def read_clap_checkpoint(path: str | Path, map_location: str = "cpu", skip_params: bool = True) -> JsonObject:
     """Read a laion-clap checkpoint's state dict, as data only, with the arguments of laion_clap's own function.
 
     Raises:

@@ -71,7 +71,7 @@ class _Name:
     def __getattr__(self, name: str) -> tp.Any:
         return getattr(self._load(), name)
 
-    def __call__(self, *args: tp.Any, **kwargs: tp.Any) -> tp.Any:
+    def __call__(self, *args: object, **kwargs: object) -> tp.Any:
         return self._load()(*args, **kwargs)
 
 

@@ -35,6 +35,7 @@ from .models.masking import TokenMask, draw_mask
 from .utils.files import replacing_durably
 from .utils.patching import replaced
 from .utils.randomness import keyed_generator, keyed_seed, seed_libraries
+from .utils.reading import JsonObject
 
 import flashy
 from audiocraft.modules.conditioners import ConditioningProvider
@@ -84,7 +85,7 @@ class QAMDTSolver(MusicGenSolver):
     def build_dataloaders(self) -> None:
         self.dataloaders = builders.get_audio_datasets(self.cfg)
         statistics = builders.get_quality_statistics(self.cfg)
-        self.quality_statistics: dict[str, tp.Any] = statistics.to_dict() if statistics else {}
+        self.quality_statistics: JsonObject = statistics.to_dict() if statistics else {}
 
     def build_model(self) -> None:
         self.codec = builders.get_codec(self.cfg.latents, self.device)
@@ -265,7 +266,7 @@ class QAMDTSolver(MusicGenSolver):
             self._estimate_statistics()
         return restored
 
-    def _settle_statistics(self, found: dict[str, tp.Any]) -> None:
+    def _settle_statistics(self, found: JsonObject) -> None:
         """Keep the statistics on disk, unless the weights were trained with others.
 
         Raises:
@@ -429,7 +430,7 @@ class QAMDTSolver(MusicGenSolver):
             self._cached_batch_writer.save([to_record(info, item) for info, item in zip(infos, raw, strict=True)])
         return latents, infos
 
-    def _conditions(self, idx: int, infos: list[QualityMusicInfo]) -> dict[str, tp.Any]:
+    def _conditions(self, idx: int, infos: list[QualityMusicInfo]) -> JsonObject:
         attributes = [replace(info, rule=self.qamdt.rule).to_condition_attributes() for info in infos]
         if self.is_training:
             generator = keyed_generator(*self._step_key(idx), "dropout")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..builders import resolve_device
 from ..utils.randomness import keyed_seed
+from ..utils.reading import JsonObject
 from .endpoint import Endpoint, EndpointError, audio_message
 from .local import load_pretrained, seeded
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from ..utils.files import replacing, write_json
+from ..utils.reading import JsonObject
 from .matching import Matcher
 from .refine import make_refiner, refine
 from .settings import Settings

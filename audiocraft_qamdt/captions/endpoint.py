@@ -19,15 +19,19 @@ import urllib.parse
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from torch import Tensor
 
 from ..utils.randomness import keyed_seed
+from ..utils.reading import JsonObject
 from .transport import post
 
 logger = logging.getLogger(__name__)
+
+Conversation: TypeAlias = list[JsonObject]
+"""Messages of a chat, each with its role and content, in the service's form."""
 
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 MOST_TOKENS = 10**9  # of one answer; more is no count

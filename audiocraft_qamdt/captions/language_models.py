@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..builders import resolve_device
+from ..utils.reading import JsonObject
 from .endpoint import Endpoint
 from .local import loading, seeded
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..utils.reading import JsonObject
 from .records import Candidate
 from .retrieval import TextIndex
 from .text import clean, shorten, without_instructions, without_quality

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..data.manifest import read_sidecar, sidecar_path, update_sidecar
+from ..utils.reading import JsonObject
 from .text import clean
 
 DESCRIPTION, ORIGINAL, CAPTIONS = "description", "description_original", "captions"

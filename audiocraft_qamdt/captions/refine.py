@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from ..data.manifest import find_manifest, read_manifest
 from ..slurm.shards import Shard, take_shard
+from ..utils.reading import JsonObject
 from .cache import CACHE_FOLDER, StageCache
 from .endpoint import BudgetSpent, EndpointError
 from .records import undo_texts, write_texts
@@ -21,6 +22,8 @@ from .report import CaptionReport
 from .settings import Settings
 from .stages import STAGES, Refiner, Track
 from .text import clean, has_instructions
+
+T = TypeVar("T")
 
 
 def refine(

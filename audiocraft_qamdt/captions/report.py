@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..utils.files import replacing, write_json
+from ..utils.reading import JsonObject
 from .matching import Match
 from .records import Candidate
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..utils.reading import JsonObject
 from .language_models import LanguageModel, Prompt
 from .matching import LONGEST, Match, Matcher
 from .records import Candidate

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..builders import resolve_device
 from ..clap.scorer import ClapScorer
 from ..compat import CONFIG_ROOT
+from ..utils.reading import JsonObject
 from .captioners import Captioner, EndpointCaptioner, LocalCaptioner
 from .endpoint import Endpoint
 from .language_models import EndpointLanguageModel, LocalLanguageModel

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
 from ..utils.audio import read_audio
 from ..utils.randomness import keyed_seed
+from ..utils.reading import JsonObject
 from .cache import StageCache, digest, file_digest, pack, unpack
 from .captioners import Clip
 from .endpoint import BudgetSpent, EndpointError
@@ -278,7 +278,7 @@ class Refiner:
         for stage in (self.caption, self.match, self.rewrite):
             stage([track for track in tracks if track.failure is None])
 
-    def _failed(self, track: Track, answer: str | Exception) -> bool:
+    def _failed(self, track: Track, answer: object) -> bool:
         """Return whether an error stands in the place of an answer.
 
         Raises:

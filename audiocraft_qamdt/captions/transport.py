@@ -8,6 +8,7 @@ import http.client
 import socket
 import threading
 import time
+import typing as tp
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ LARGEST_ANSWER = 1 << 20  # bytes; a caption is a few hundred
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args: object, **kwargs: object) -> None:
+    def redirect_request(self, *args: tp.Any, **kwargs: tp.Any) -> None:
         return None  # the key and the texts go where they were sent, and nowhere else
 
 
@@ -37,7 +38,7 @@ class _Exchange:
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, *args: Any, exchange: _Exchange, **kwargs: Any) -> None:
+    def __init__(self, *args: tp.Any, exchange: _Exchange, **kwargs: tp.Any) -> None:
         super().__init__(*args, **kwargs)
         create = self._create_connection  # type: ignore[has-type]
 
@@ -52,7 +53,7 @@ class _Connection(http.client.HTTPConnection):
 class _SecureConnection(_Connection, http.client.HTTPSConnection):
     """As `HTTPSConnection`, with a handshake that can be stopped: its socket is known before it begins."""
 
-    def __init__(self, *args: Any, exchange: _Exchange, **kwargs: Any) -> None:
+    def __init__(self, *args: tp.Any, exchange: _Exchange, **kwargs: tp.Any) -> None:
         super().__init__(*args, exchange=exchange, **kwargs)
         self._exchange = exchange
 

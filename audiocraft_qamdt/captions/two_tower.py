@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..playground.synthesis import compose, vocabulary
+from ..utils.reading import JsonObject
 from .text import words
 
 SAMPLE_RATE = 16000

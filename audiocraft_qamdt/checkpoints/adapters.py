@@ -14,6 +14,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..utils.reading import JsonObject
+
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 FOLDER = "adapter"
 """Folder of a run's adapter inside the experiment's."""
@@ -89,7 +91,7 @@ def read(source: str | Path) -> Adapter:
     return Adapter(scaling, {key.removeprefix(_PREFIX): value for key, value in tensors.items()}, str(folder))
 
 
-def write(folder: Path, config: dict[str, tp.Any], tensors: dict[str, Tensor]) -> None:
+def write(folder: Path, config: JsonObject, tensors: dict[str, Tensor]) -> None:
     """Write an adapter into a folder.
 
     Args:

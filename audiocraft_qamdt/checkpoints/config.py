@@ -12,6 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from ..compat import CONFIG_ROOT, point_to_configs
+from ..utils.reading import JsonObject
 
 OPEN = ("datasource", "optim", "schedule", "metrics", "evaluate", "slurm", "wandb", "tensorboard", "logging", "dora")
 """Sections of which generation reads nothing: recipes and users add their own keys to them."""
@@ -143,11 +144,11 @@ def _known() -> JsonObject:
     from hydra import compose, initialize_config_dir
 
     point_to_configs()
-    known: JsonObject = {}
+    known: object = {}
     with initialize_config_dir(str(CONFIG_ROOT), version_base="1.3"):
         for recipe in ("qamdt/playground", "qamdt"):
             known = _merged(known, OmegaConf.to_container(compose("config", [f"solver={recipe}"])))
-    return known
+    return tp.cast("JsonObject", known)
 
 
 def _merged(first: object, second: object) -> object:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import statistics
-import typing as tp
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..compat import CONFIG_ROOT, point_to_configs
 from ..models.official import from_official
+from ..utils.reading import JsonObject
 from . import parts, store
 from .hub import fetch_checkpoint, is_hub_name
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..compat import prepare
 from ..utils.files import recover, refuse_foreign, replacing_folder
+from ..utils.reading import JsonObject
 from . import adapters, config, parts
 
 CONFIG, WEIGHTS, QUALITY = "config.json", "model.safetensors", "quality.json"

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ..compat import read_clap_checkpoint
+from ..utils.reading import JsonObject
 
 # laion-clap's `amodel`, which the checkpoint does not name: the width of its first layer tells.
-ARCHITECTURES: dict[str, dict[str, tp.Any]] = {
+ARCHITECTURES: dict[str, JsonObject] = {
     "HTSAT-tiny": {"patch_embeds_hidden_size": 96, "depths": [2, 2, 6, 2], "num_attention_heads": [4, 8, 16, 32]},
     "HTSAT-base": {"patch_embeds_hidden_size": 128, "depths": [2, 2, 12, 2], "num_attention_heads": [4, 8, 16, 32]},
     "HTSAT-large": {"patch_embeds_hidden_size": 256, "depths": [2, 2, 12, 2], "num_attention_heads": [4, 8, 16, 32]},
@@ -96,7 +97,7 @@ def _config(weights: dict[str, Tensor], path: str | Path) -> tp.Any:
     raise ValueError(f"{path} is not a checkpoint of laion-clap with one of {', '.join(ARCHITECTURES)}")
 
 
-def _text_config(weights: dict[str, Tensor]) -> dict[str, tp.Any]:
+def _text_config(weights: dict[str, Tensor]) -> JsonObject:
     words, width = weights["text_model.embeddings.word_embeddings.weight"].shape
     return {
         "vocab_size": words,

@@ -8,6 +8,7 @@ import typing as tp
 from dataclasses import asdict
 from pathlib import Path
 
+from ..utils.reading import JsonObject
 from .output import say
 
 if tp.TYPE_CHECKING:
@@ -54,7 +55,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     train.set_defaults(run=_train_classifier)
 
 
-def parse_metrics(text: str) -> tuple[dict[str, list[str]], dict[str, dict[str, tp.Any]]]:
+def parse_metrics(text: str) -> tuple[dict[str, list[str]], dict[str, JsonObject]]:
     """Return switches and networks' settings from "frechet:vggish=model.pth,pmos:acoustic".
 
     Returns:
@@ -63,7 +64,7 @@ def parse_metrics(text: str) -> tuple[dict[str, list[str]], dict[str, dict[str, 
         ValueError: the same network with two checkpoints.
     """
     switches: dict[str, list[str]] = {}
-    settings: dict[str, dict[str, tp.Any]] = {}
+    settings: dict[str, JsonObject] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         metric, _, rest = item.partition(":")
         network, _, checkpoint = rest.partition("=")

@@ -8,6 +8,7 @@ import typing as tp
 from pathlib import Path
 
 from ..generation.params import KNOBS
+from ..utils.reading import JsonObject
 from .output import say
 
 CLAP = "laion/larger_clap_music"
@@ -76,7 +77,7 @@ def add_knobs(parser: argparse.ArgumentParser, names: tp.Iterable[str]) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=_typed(knob["parse"]), help=knob["help"])
 
 
-def given_knobs(args: argparse.Namespace, names: tp.Iterable[str]) -> dict[str, tp.Any]:
+def given_knobs(args: argparse.Namespace, names: tp.Iterable[str]) -> JsonObject:
     """Return the settings of generation that the command line names."""
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 

@@ -19,6 +19,7 @@ from ..data.attributes import QUALITY, Curve, level_names, quality_attributes, t
 from ..data.dataset import CURVE_RATE
 from ..quality.levels import LevelRule, prefixed, unprefixed
 from ..utils.checks import is_number
+from ..utils.reading import JsonObject
 
 from audiocraft.modules.conditioners import ConditioningAttributes
 
@@ -100,7 +101,7 @@ def text_attributes(
     return item
 
 
-def _null_levels(item: ConditioningAttributes, null_level: float) -> dict[str, tp.Any]:
+def _null_levels(item: ConditioningAttributes, null_level: float) -> JsonObject:
     # A curve stays one: branches are stacked, and a shorter one would be filled up with unknown.
     curves = {name: item.text.get(name) for name in level_names()}
     return {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import typing as tp
-
 import torch
 
 from audiocraft_qamdt.utils import prepared
 
 from ..data.attributes import QUALITY
+from ..utils.reading import JsonObject
 
 from audiocraft.modules.conditioners import ConditionFuser, ConditionType
 
@@ -38,7 +37,7 @@ class ModelFuser(ConditionFuser):
                 )
         return tuple(g for method, g in _FUSED_AS.items() if self.fuse2cond.get(method))
 
-    def forward(self, conditions: dict[str, ConditionType]) -> dict[str, tp.Any]:  # type: ignore[override]
+    def forward(self, conditions: dict[str, ConditionType]) -> JsonObject:  # type: ignore[override]
         """Conditions by name, each (tensor, mask), to `context`, `context_mask` and `quality` of the network."""
         crossed = [conditions[name] for name in self.fuse2cond.get("cross", []) if name in conditions]
         quality = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..utils.reading import JsonObject
 from .conditioners import WordsConditioner
 from .model import QAMDTModel
 
@@ -50,7 +51,7 @@ class TrainedPart(nn.Module):
             self.register_buffer(name.replace(".", "/"), model.get_buffer(name))
 
 
-def add_lora(model: QAMDTModel, settings: LoraSettings, base: str) -> tuple[TrainedPart, dict[str, tp.Any]]:
+def add_lora(model: QAMDTModel, settings: LoraSettings, base: str) -> tuple[TrainedPart, JsonObject]:
     """Freeze a model and add a new adapter, which changes nothing yet.
 
     Args:

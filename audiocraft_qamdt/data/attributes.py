@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typing as tp
 
+from ..utils.reading import JsonObject
+
 STATISTICS_FILE = "quality.json"
 """Statistics of a data set's scores, beside its manifest."""
 
@@ -19,7 +21,7 @@ GRANULARITIES = ("global", "clip", "frame", "adaln")
 
 def quality_attributes(
     level: float | None, curve: list[int] | list[float] | None, track: float | None, word: str | None
-) -> dict[str, Attribute]:
+) -> JsonObject:
     """Return attributes with the quality of a segment in levels; None = unknown.
 
     Args:
@@ -52,7 +54,7 @@ class Rule(tp.Protocol):
 
 def to_levels(
     pmos: float | None, curve: tp.Sequence[float] | None, track: float | None, rule: Rule | None
-) -> dict[str, Attribute]:
+) -> JsonObject:
     """Turn the p-MOS of a segment into its attributes in levels.
 
     Args:

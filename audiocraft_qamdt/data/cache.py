@@ -21,7 +21,7 @@ from audiocraft_qamdt.utils import prepared
 
 from ..utils.files import locked, remove_dead_parts, replacing_durably, write_json
 from ..utils.patching import replaced
-from ..utils.reading import read_json
+from ..utils.reading import JsonObject, read_json
 from .attributes import STATISTICS_FILE
 from .dataset import QualityMusicInfo
 from .manifest import find_manifest, read_manifest
@@ -30,7 +30,7 @@ import flashy
 from audiocraft.data.audio_dataset import AudioMeta
 from audiocraft.utils.cache import CachedBatchLoader, CachedBatchWriter
 
-Record = dict[str, tp.Any]
+Record = JsonObject
 _NOT_KEPT = ("self_wav", "joint_embed", "audio_tokens", "meta", "rule")
 
 DESCRIPTION = "latents.json"

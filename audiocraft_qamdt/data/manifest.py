@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -24,7 +23,7 @@ from tqdm import tqdm
 from ..utils.audio import UnreadableAudio, audio_info, find_audio, read_samples
 from ..utils.files import replacing, write_json
 from ..utils.outputs import check_folder
-from ..utils.reading import parse_json, read_json
+from ..utils.reading import JsonObject, parse_json, read_json
 from .attributes import STATISTICS_FILE
 from .metadata import read_metadata
 

@@ -7,9 +7,8 @@ import math
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from ..utils.reading import read_json, warn_once
+from ..utils.reading import JsonObject, read_json, warn_once
 
 
 def _is_text(value: object) -> bool:
@@ -18,7 +17,7 @@ def _is_text(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     try:
-        return not isinstance(value, bool) and math.isfinite(float(value))
+        return isinstance(value, str | int | float) and not isinstance(value, bool) and math.isfinite(float(value))
     except (TypeError, ValueError, OverflowError):
         return False
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from ..data.attributes import Curve
 from ..diffusion.settings import STOCHASTIC
 from ..utils import plots
+from ..utils.reading import JsonObject
 from .admission import Admission, hosts_of
 from .files import Job, run_jobs
 from .params import KNOBS
@@ -202,10 +203,10 @@ def _remove_old(folder: Path) -> None:
             shutil.rmtree(made, ignore_errors=True)
 
 
-def _controls(gradio: tp.Any, model: QAMDT, limits: Limits) -> dict[str, tp.Any]:
+def _controls(gradio: tp.Any, model: QAMDT, limits: Limits) -> JsonObject:
     """Build the inputs by the names of `Asked`'s fields, in their order."""
     defaults = model.params.to_dict()
-    controls: dict[str, tp.Any] = {
+    controls: JsonObject = {
         "prompt": gradio.Textbox(
             label="Prompt",
             lines=2,

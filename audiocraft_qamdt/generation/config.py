@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import typing as tp
-
 from omegaconf import DictConfig, OmegaConf
 
+from ..utils.reading import JsonObject
 from .params import KNOBS
 
 ALIASES: dict[str, str] = {
@@ -22,7 +21,7 @@ ALIASES: dict[str, str] = {
 """Knob → the key that holds it where `generate.<knob>` is null."""
 
 
-def generation_settings(cfg: DictConfig) -> dict[str, tp.Any]:
+def generation_settings(cfg: DictConfig) -> JsonObject:
     """Return the knobs that a solver's config sets, without those that are null or were added after it was written."""
     settings = {
         "duration": cfg.dataset.segment_duration,

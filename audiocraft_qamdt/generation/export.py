@@ -16,6 +16,7 @@ from .. import builders
 from ..checkpoints import config, parts, store
 from ..latents.spectral_vae import WEIGHTS as PACKAGED_CODEC
 from ..latents.spectral_vae import SpectralVAECodec
+from ..utils.reading import JsonObject
 from .qamdt import QAMDT
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def _plain_codec(used: dict[str, str], cfg: DictConfig, scratch: Path) -> dict[s
     return {**used, CODEC: str(path)}
 
 
-def _plain(statistics: dict[str, tp.Any]) -> dict[str, tp.Any]:
+def _plain(statistics: JsonObject) -> JsonObject:
     """Without paths, such as that of a predictor's file."""
     return {
         key: "local" if isinstance(value, str) and config.names_a_path(value) else value
@@ -173,7 +174,7 @@ def model_card(card: Card, trained: store.TrainedModel) -> str:
     )
 
 
-def _metrics(history: list[dict[str, tp.Any]]) -> list[str]:
+def _metrics(history: list[JsonObject]) -> list[str]:
     """Return the last values that each stage of the run logged, as a table."""
     last: dict[tuple[str, str], tuple[int, float]] = {}
     for epoch, stages in enumerate(history, 1):

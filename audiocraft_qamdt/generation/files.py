@@ -25,7 +25,7 @@ from ..utils.audio import SUFFIXES
 from ..utils.files import locked, part_of, remove_dead_parts, sync, write_json
 from ..utils.loudness import SHORTEST, normalize_loudness
 from ..utils.outputs import check_folder, check_ours
-from ..utils.reading import parse_json, read_json, read_lines
+from ..utils.reading import JsonObject, parse_json, read_json, read_lines
 from .params import KNOBS, GenerationParams, parse_quality, renamed
 from .pipeline import Progress, item_seeds
 from .qamdt import QAMDT
@@ -50,14 +50,14 @@ class Job:
 
     path: Path
     prompt: str
-    settings: dict[str, tp.Any]
+    settings: JsonObject
 
     @property
     def sidecar(self) -> Path:
         return self.path.with_suffix(".json")
 
 
-def read_prompts(path: str | Path) -> list[dict[str, tp.Any]]:
+def read_prompts(path: str | Path) -> list[JsonObject]:
     """Read the rows of a file of prompts: a line each, or JSON objects with `prompt` and any of `KNOBS` (`.jsonl`).
 
     Raises:
@@ -76,7 +76,7 @@ def read_prompts(path: str | Path) -> list[dict[str, tp.Any]]:
     return [_row(line, where) for where, line in lines]
 
 
-def _row(line: str, where: str) -> dict[str, tp.Any]:
+def _row(line: str, where: str) -> JsonObject:
     row = parse_json(line, where)
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
         raise ValueError(f'{where}: give an object with a "prompt"')
@@ -130,10 +130,10 @@ _KINDS: dict[tp.Any, tuple[tp.Callable[[tp.Any], bool], str]] = {
 
 
 def make_jobs(
-    rows: Sequence[dict[str, tp.Any]],
+    rows: Sequence[JsonObject],
     out: str | Path,
     audio_format: str | None,
-    settings: dict[str, tp.Any],
+    settings: JsonObject,
     copies: int = 1,
 ) -> list[Job]:
     """The clips of prompts.
@@ -189,7 +189,7 @@ def check_writable(jobs: Sequence[Job]) -> None:
             )
 
 
-def _is_record_of(job: Job, content: dict[str, tp.Any]) -> bool:
+def _is_record_of(job: Job, content: JsonObject) -> bool:
     return {"model", "prompt", "version"} <= content.keys() and content.get("file") == job.path.name
 
 
@@ -199,7 +199,7 @@ class _Clip:
 
     job: Job
     params: GenerationParams
-    record: dict[str, tp.Any]
+    record: JsonObject
 
 
 def run_jobs(
@@ -237,7 +237,7 @@ def run_jobs(
                 bar.update()
 
 
-def _clip(model: QAMDT, job: Job, origin: dict[str, tp.Any]) -> _Clip:
+def _clip(model: QAMDT, job: Job, origin: JsonObject) -> _Clip:
     params = model.params.changed(**job.settings)
     model.request(job.prompt, params.quality, params.pmos, params.duration)  # refuse impossible quality before any work
     model.layout(params)
@@ -273,7 +273,7 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _is_made(job: Job, record: dict[str, tp.Any], overwrite: bool) -> bool:
+def _is_made(job: Job, record: JsonObject, overwrite: bool) -> bool:
     """Return whether the clip is there with these settings, which are about this very audio (older ones do not say)."""
     _finish(job)
     if not job.path.exists():
@@ -287,7 +287,7 @@ def _is_made(job: Job, record: dict[str, tp.Any], overwrite: bool) -> bool:
     return False
 
 
-def _known_record(sidecar: Path) -> dict[str, tp.Any] | None:
+def _known_record(sidecar: Path) -> JsonObject | None:
     """Read the JSON beside a clip; None where that is not possible."""
     try:
         record = read_json(sidecar)
@@ -303,7 +303,7 @@ def _known_record(sidecar: Path) -> dict[str, tp.Any] | None:
     return renamed({**record, **short, **long})
 
 
-def write(job: Job, audio: Tensor, sample_rate: int, record: dict[str, tp.Any], overwrite: bool = False) -> Path:
+def write(job: Job, audio: Tensor, sample_rate: int, record: JsonObject, overwrite: bool = False) -> Path:
     """Write a clip [channels, S] through AudioCraft's `audio_write`, at its loudness, and its settings beside it.
 
     The settings hold the audio's hash. What they are to be is written down first, so that a process killed between the
@@ -315,7 +315,7 @@ def write(job: Job, audio: Tensor, sample_rate: int, record: dict[str, tp.Any], 
     job.path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(job.path, "part")
     long = audio.shape[-1] >= SHORTEST * sample_rate
-    options: dict[str, tp.Any] = {"normalize": False} if long else {"strategy": "peak"}
+    options: JsonObject = {"normalize": False} if long else {"strategy": "peak"}
     try:
         audio = normalize_loudness(audio, sample_rate) if long else audio
         audio_write(part, audio, sample_rate, job.path.suffix[1:].lower(), add_suffix=False, **options)

@@ -15,6 +15,7 @@ from ..data.attributes import Curve
 from ..diffusion.settings import SAMPLERS, STOCHASTIC, Guidance, check_eta, knob
 from ..quality.levels import WORDS
 from ..utils.checks import is_number
+from ..utils.reading import JsonObject
 
 EXTENSIONS = ("windows", "rope")
 
@@ -128,7 +129,7 @@ class GenerationParams:
         guidance = {name: settings.pop(name) for name in _GUIDANCE & settings.keys()}
         return replace(self, guidance=replace(self.guidance, **guidance), **settings)
 
-    def to_dict(self) -> dict[str, tp.Any]:
+    def to_dict(self) -> JsonObject:
         """Return the values of all knobs by name."""
         values = dataclasses.asdict(self)
         return {**{name: value for name, value in values.items() if name != "guidance"}, **values["guidance"]}
@@ -144,6 +145,6 @@ KNOBS: dict[str, dataclasses.Field] = {
 """Every setting by its name; `metadata` has how it is parsed and a line of help."""
 
 
-def renamed(settings: tp.Mapping[str, tp.Any]) -> dict[str, tp.Any]:
+def renamed(settings: tp.Mapping[str, tp.Any]) -> JsonObject:
     """Return settings under their present names, where they have one of `OLD_NAMES`."""
     return {OLD_NAMES.get(name, name): value for name, value in settings.items()}

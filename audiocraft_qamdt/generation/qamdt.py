@@ -22,6 +22,7 @@ from ..conditioning.model import QAMDTModel
 from ..data.attributes import Curve
 from ..latents.codec import LatentCodec
 from ..quality.levels import QualityStatistics
+from ..utils.reading import JsonObject
 from .config import generation_settings
 from .params import GenerationParams
 from .pipeline import Known, Pipeline, Progress, item_seeds
@@ -84,7 +85,7 @@ class QAMDT(Pipeline):
         autocast: tp.Callable[[], AbstractContextManager] = nullcontext
         if precision != torch.float32:
             autocast = functools.partial(torch.autocast, torch.device(cfg.device).type, precision)
-        options: dict[str, tp.Any] = {"autocast": autocast, "compile": compile}
+        options: JsonObject = {"autocast": autocast, "compile": compile}
         return cls.from_config(cfg, model.eval(), codec, trained.quality_statistics, **options)
 
     @classmethod
@@ -93,7 +94,7 @@ class QAMDT(Pipeline):
         cfg: DictConfig,
         model: QAMDTModel,
         codec: LatentCodec,
-        quality_statistics: dict[str, tp.Any],
+        quality_statistics: JsonObject,
         **kwargs: tp.Any,
     ) -> QAMDT:
         """With the settings of a solver's config.

@@ -54,7 +54,7 @@ class LatentStatistics(nn.Module):
         self.std.copy_(new_std)
         self.count.fill_(count)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: tp.Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         # AudioCraft's moving average keeps floating point values only: the count stays what it is.
         super()._load_from_state_dict({f"{prefix}count": self.count, **state_dict}, prefix, *args)
 

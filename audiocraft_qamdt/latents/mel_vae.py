@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
+from ..utils.reading import JsonObject
 from .codec import LatentCodec, frozen
 
-PUBLISHED_VAE: dict[str, tp.Any] = {
+PUBLISHED_VAE: JsonObject = {
     "in_channels": 1,
     "out_ch": 1,
     "ch": 128,
@@ -32,7 +33,7 @@ PUBLISHED_VAE: dict[str, tp.Any] = {
 }
 """`ddconfig` of the published training configuration, without what the network's shape does not depend on."""
 
-PUBLISHED_VOCODER: dict[str, tp.Any] = {
+PUBLISHED_VOCODER: JsonObject = {
     "resblock": "1",
     "num_mels": 64,
     "sampling_rate": 16000,

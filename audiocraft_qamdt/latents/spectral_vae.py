@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..utils.reading import JsonObject
 from .codec import LatentCodec
 
 WEIGHTS = Path(__file__).with_name("spectral_vae.safetensors")
@@ -71,9 +72,9 @@ class SpectralVAESizes:
     decoder_blocks: tuple[int, int] = (3, 5)
 
     @classmethod
-    def from_dict(cls, values: dict[str, tp.Any]) -> SpectralVAESizes:
+    def from_dict(cls, values: JsonObject) -> SpectralVAESizes:
         """Read from plain data, with lists for the pairs."""
-        pairs: dict[str, tp.Any] = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        pairs: JsonObject = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         return cls(**{**values, **pairs})
 
 

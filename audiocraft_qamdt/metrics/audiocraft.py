@@ -10,6 +10,7 @@ from torch import Tensor
 
 from audiocraft_qamdt.utils import prepared
 
+from ..utils.reading import JsonObject
 from .base import AUDIOCRAFT, AudioCraftBatch, Batch, Metric, SumOverRanks, safe
 from .passt import safe_passt
 
@@ -25,7 +26,7 @@ BUILDERS: dict[str, tp.Callable[[tp.Any], tp.Any]] = {
 }
 
 
-def _instrument(options: dict[str, tp.Any]) -> str:
+def _instrument(options: JsonObject) -> str:
     chosen = options[options["model"]]
     details = chosen.get("pretrained_length") or chosen.get("model_path") or chosen.get("bin") or ""
     return "-".join(filter(None, (options["model"], safe(str(details).split("/")[-1]))))
@@ -44,7 +45,7 @@ class AudioCraftMetric(Metric):
 
     needs = frozenset({"pairs"})
 
-    def __init__(self, name: str, options: dict[str, tp.Any], compress: Compress, device: str) -> None:
+    def __init__(self, name: str, options: JsonObject, compress: Compress, device: str) -> None:
         super().__init__()
         self.name, self.use_gt, self.compress = name, options["use_gt"], compress
         self.instrument = f"{_instrument(options)}_gt" if self.use_gt else _instrument(options)

@@ -10,7 +10,6 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from ..utils.audio import find_audio, read_audio
 from ..utils.files import replacing
 from ..utils.outputs import optional_cache
+from ..utils.reading import JsonObject
 from .base import Batch, Clip, Metric, Network, Number
 from .comparison import Comparison, compare
 from .coverage import SampleMetric
@@ -219,7 +219,7 @@ class FolderReport:
     scores: dict[str, dict[str, float]]
     replicates: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """For JSON; each number has its key beside its fields."""
         numbers = [{"key": number.key, **asdict(number)} for number in self.numbers]
         fields = {name: value for name, value in vars(self).items() if name != "replicates"}

@@ -77,7 +77,7 @@ class Networks:
         device: where they compute.
     """
 
-    def __init__(self, settings: tp.Mapping[str, tp.Mapping[str, tp.Any]], device: torch.device | str = "cpu") -> None:
+    def __init__(self, settings: tp.Mapping[str, tp.Mapping[str, object]], device: torch.device | str = "cpu") -> None:
         self.settings, self.device = settings, str(device)
         self.loaded: dict[str, Network] = {}
 

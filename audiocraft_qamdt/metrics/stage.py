@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..utils.files import write_json
+from ..utils.reading import JsonObject
 from .base import AUDIOCRAFT, AudioCraftBatch, Batch, Clip, Metric, Number, check_audio
 from .folders import cache_folder, compare_with_folder
 from .networks import NETWORKS, Networks
@@ -19,7 +20,7 @@ from .table import Setup, build_metrics
 
 
 def stage_metrics(
-    switches: dict[str, tp.Any], options: dict[str, tp.Any], device: str, compression_model: tp.Any, level: Level
+    switches: JsonObject, options: JsonObject, device: str, compression_model: tp.Any, level: Level
 ) -> list[Metric]:
     """Return metrics of a solver.
 

@@ -38,7 +38,7 @@ def compiled(network: nn.Module, mode: str | None) -> Network:
 
 def _with_own_output(network: Network) -> Network:
     # A recorded graph writes every prediction into the same memory; samplers keep earlier ones.
-    def call(*args: tp.Any, **kwargs: tp.Any) -> Tensor:
+    def call(*args: object, **kwargs: object) -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()
         return network(*args, **kwargs).clone()
 

@@ -28,7 +28,7 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
 _MIN_PRODUCTS = 1 << 26  # below, the call itself costs more than the faster kernel saves
 
 
-def _linear_flops(x: Any, weight: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+def _linear_flops(x: Any, weight: Any, *args: object, out_shape: Any = None, **kwargs: object) -> int:
     return 2 * math.prod(x) * weight[0]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import typing as tp
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..utils.reading import JsonObject
 from .mdt import MaskedDiffusionTransformer
 
 CONFIG_KEYS = (
@@ -26,7 +27,7 @@ CONFIG_KEYS = (
 )
 
 # What the published class has no argument for.
-PUBLISHED: dict[str, Any] = {
+PUBLISHED: JsonObject = {
     "ffn": "gelu",
     "positions": "sincos",
     "quality": ("clip",),
@@ -49,7 +50,7 @@ PREFIXES = {
 }
 
 
-def build(config: Mapping[str, Any]) -> MaskedDiffusionTransformer:
+def build(config: Mapping[str, tp.Any]) -> MaskedDiffusionTransformer:
     """Make the published model with fresh weights.
 
     Args:
@@ -80,7 +81,7 @@ def build(config: Mapping[str, Any]) -> MaskedDiffusionTransformer:
     return model
 
 
-def from_official(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> MaskedDiffusionTransformer:
+def from_official(state_dict: Mapping[str, Tensor], config: Mapping[str, tp.Any]) -> MaskedDiffusionTransformer:
     """Make our model from a published state dict.
 
     Args:
@@ -127,7 +128,7 @@ def _rename(key: str, prefixes: Mapping[str, str]) -> str:
     return key
 
 
-def _check_names(what: str, given: Mapping[str, Any], expected: Mapping[str, Any] | tuple[str, ...]) -> None:
+def _check_names(what: str, given: Mapping[str, tp.Any], expected: Mapping[str, object] | tuple[str, ...]) -> None:
     problems = []
     for kind, keys in (
         ("missing", [key for key in expected if key not in given]),

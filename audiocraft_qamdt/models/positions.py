@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import typing as tp
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ def rotary_table(
 
 
 @lru_cache(maxsize=16)
-def cached_rotary_table(*args: Any) -> Rotary:
+def cached_rotary_table(*args: tp.Any) -> Rotary:
     """Return `rotary_table`, computed once for each set of arguments."""
     with torch.inference_mode(False):  # a table first made while generating must serve training too
         return rotary_table(*args)

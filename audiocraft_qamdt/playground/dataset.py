@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..data.manifest import MANIFEST_FILES, read_sidecar, sidecar_path, write_manifest
 from ..utils.files import claim, replacing, write_json
+from ..utils.reading import JsonObject
 from .degradation import CALIBRATION_KINDS, degrade
 from .synthesis import Piece, compose, render, tempo_word
 

@@ -37,7 +37,7 @@ from ..slurm.shards import Shard, take_shard
 from ..utils.audio import read_audio
 from ..utils.files import replacing, write_json
 from ..utils.outputs import check_folder
-from ..utils.reading import read_json
+from ..utils.reading import JsonObject, read_json
 from .levels import LEVELS, PRESETS, STATISTICS_FILE, QualityStatistics, level_rule
 from .predictors.base import Predictor, load_predictor
 
@@ -175,7 +175,7 @@ def score(
     return report
 
 
-def _check_outputs(manifest: Path, rows: Sequence[dict[str, Any]]) -> None:
+def _check_outputs(manifest: Path, rows: Sequence[JsonObject]) -> None:
     """Find out now, not after an hour, what could not be written then."""
     for folder in sorted({manifest.parent, *(Path(row["path"]).parent for row in rows)}):
         check_folder(folder, "scores are written beside the audio, make the folder writable or copy the data set")
@@ -198,11 +198,11 @@ def _is_statistics(path: Path) -> bool:
 
 
 def _unscored(
-    rows: Iterable[dict[str, Any]],
+    rows: Iterable[JsonObject],
     predictor: Predictor,
     overwrite: bool,
     report: AnnotateReport,
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     todo = []
     for row in rows:
         try:
@@ -223,7 +223,7 @@ def _unscored(
 
 
 def _decode(
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[JsonObject],
     predictor: Predictor,
     workers: int,
     report: AnnotateReport,
@@ -363,7 +363,7 @@ def summarise(report: AnnotateReport, *, weights: bool | str = False) -> Quality
     return statistics
 
 
-def _write_statistics(path: Path, content: dict[str, Any]) -> None:
+def _write_statistics(path: Path, content: JsonObject) -> None:
     """Write quality.json; what was measured for the same scores (`qamdt noise-range`) stays in it."""
     before = read_json(path) if path.exists() and _is_readable(path) else {}
     same = all(before.get(key) == value for key, value in content.items())

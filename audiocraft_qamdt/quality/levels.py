@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..data.attributes import STATISTICS_FILE
-from ..utils.reading import read_json
+from ..utils.reading import JsonObject, read_json
 
 LEVELS = (1, 2, 3, 4, 5)
 WORDS = ("low", "medium", "high")
@@ -59,7 +59,7 @@ class QualityStatistics:
         return cls(float(np.mean(scores)), float(np.std(scores)), len(scores), quantiles, predictor, version, unscored)
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any], source: str | Path) -> QualityStatistics:
+    def from_dict(cls, fields: Mapping[str, object], source: str | Path) -> QualityStatistics:
         """Return statistics from the content of `quality.json`.
 
         Raises:
@@ -88,7 +88,7 @@ class QualityStatistics:
             raise ValueError(f"{path}: expected an object, got {type(fields).__name__}")
         return cls.from_dict(fields, path)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the content of `quality.json`."""
         return asdict(self)
 
@@ -128,7 +128,7 @@ _FIELD_CHECKS = {
 }
 
 
-def _field(fields: Mapping[str, Any], name: str, source: str | Path, check: Any) -> Any:
+def _field(fields: Mapping[str, object], name: str, source: str | Path, check: Any) -> Any:
     if name not in fields:
         raise ValueError(f"{source}: no field {name!r}: run `qamdt annotate` again")
     if not check(fields[name]):

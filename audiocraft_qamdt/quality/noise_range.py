@@ -16,7 +16,7 @@ import numpy as np
 from ..data.attributes import STATISTICS_FILE
 from ..utils.checks import is_number
 from ..utils.files import write_json
-from ..utils.reading import read_json
+from ..utils.reading import JsonObject, read_json
 from .levels import LEVELS
 
 KEY = "noise_range"
@@ -74,7 +74,7 @@ class NoiseRange:
             raise ValueError(f"{source}: {KEY}.lowest cannot be {found.lowest!r}: {_AGAIN}")
         return found
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return what `quality.json` keeps."""
         return asdict(self)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.manifest import QUALITY_KEY, Quality, read_manifest, read_sidecar, sidecar_path, update_sidecar
+from ..utils.reading import JsonObject
 
 _KEYS = {"source", "pmos", "caption"}
 
@@ -76,8 +77,8 @@ def apply_rules(manifest: str | Path, rules: list[SourceRule]) -> list[str]:
     return [f"rule {rule.source}: {count} tracks" for rule, count in counts.items()]
 
 
-def _changes(rule: SourceRule, sidecar: Mapping[str, Any], where: str) -> dict[str, Any]:
-    changes: dict[str, Any] = {}
+def _changes(rule: SourceRule, sidecar: JsonObject, where: str) -> JsonObject:
+    changes: JsonObject = {}
     if rule.pmos is not None and sidecar.get(QUALITY_KEY):
         scored = Quality.from_dict(sidecar[QUALITY_KEY], where)
         changes[QUALITY_KEY] = replace(scored, pmos=rule.pmos, hop=None, frames=None).to_dict()

@@ -20,6 +20,7 @@ from ..quality.predictors.base import Predictor
 from ..utils import plots
 from ..utils.files import replacing, write_json
 from ..utils.randomness import keyed_seed
+from ..utils.reading import JsonObject
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -61,7 +62,7 @@ class Points:
         low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
         return low.tolist(), high.tolist()
 
-    def to_dict(self) -> dict[str, tp.Any]:
+    def to_dict(self) -> JsonObject:
         low, high = self.band()
         return {
             "at": self.at,

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from submitit import Job
+from submitit.core.utils import DelayedSubmission
 from tqdm import tqdm
 
 from ..compat import prepare

@@ -13,6 +13,7 @@ import typing as tp
 from collections.abc import Mapping
 
 from ..compat import prepare
+from ..utils.reading import JsonObject
 
 VARIABLE = "QAMDT_SLURM"
 KEYS = ("partition", "account", "time", "gpus", "mem", "cpus")
@@ -21,7 +22,7 @@ NODE = 8
 """Most GPUs that Dora asks one node for."""
 
 
-def team() -> dict[str, tp.Any]:
+def team() -> JsonObject:
     """Return the team's settings for the cluster that AudioCraft detects."""
     prepare()
     from omegaconf import OmegaConf
@@ -32,7 +33,7 @@ def team() -> dict[str, tp.Any]:
     return tp.cast(dict, OmegaConf.to_container(environment.config[environment.cluster]))
 
 
-def job_defaults() -> dict[str, tp.Any]:
+def job_defaults() -> JsonObject:
     """Return the team's settings for any job: some of `KEYS`; an empty partition is SLURM's own default.
 
     Raises:
@@ -46,7 +47,7 @@ def job_defaults() -> dict[str, tp.Any]:
     return {"partition": ",".join(names)} | own
 
 
-def training_parameters(recipe: Mapping[str, object]) -> dict[str, tp.Any]:
+def training_parameters(recipe: Mapping[str, object]) -> JsonObject:
     """Return Dora's SLURM configuration for a training.
 
     Args:

@@ -11,6 +11,7 @@ import typing as tp
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dora.hydra import HydraMain
 from dora.shep import Sheep
 from dora.xp import XP
 from omegaconf import DictConfig, OmegaConf
@@ -19,11 +20,15 @@ from tqdm import tqdm
 from ..metrics.base import AUDIOCRAFT, comparable, evaluations
 from ..metrics.table import AUDIOCRAFT_QUANTITIES, more_is_better
 from ..utils.dora import grids_folder
+from ..utils.reading import JsonObject
 from . import overrides
 from .process import LocalSheep
 from .runner import SIGNATURE
 
 logger = logging.getLogger(__name__)
+
+Settings: tp.TypeAlias = JsonObject
+"""Keys of the config, or of the command line, and values of whatever type the config gives them."""
 
 SEEDS = ("seed", "generate.seed")
 """Keys whose values make runs repeats of each other: of the weights and the training, and of the noise of clips."""
@@ -56,12 +61,15 @@ class GridRun:
     @property
     def seed(self) -> str:
         """Its seeds as text, the noise's only where it was set."""
-        chosen = [(key, OmegaConf.select(self.config, key)) for key in SEEDS]
+        chosen = [(key, self._configured(key)) for key in SEEDS]
         return " ".join(str(value) for key, value in chosen if key == SEEDS[0] or value)
 
-    def setting(self, key: str) -> Value:
+    def _configured(self, key: str) -> tp.Any:
+        return None if self.config is None else OmegaConf.select(self.config, key)
+
+    def setting(self, key: str) -> tp.Any:
         """Return the run's value of a key: a number, the text that was given, or `DEFAULT` where it was not set."""
-        value = OmegaConf.select(self.config, key)
+        value = self._configured(key)
         if isinstance(value, int | float):
             return value
         text = self.given.get(key, self.parts.get(key, value))
@@ -200,10 +208,10 @@ def find_grid(name: str) -> list[GridRun]:
     return [_read(main, link) for link in tqdm(links, "reading runs", leave=False)]
 
 
-def _read(main: DecoratedMain, link: Path) -> GridRun:
+def _read(main: HydraMain, link: Path) -> GridRun:
     try:
         xp = main.get_xp_from_sig(link.name)
-        given, parts = (_without_seeds(main, settings) for settings in (_given(xp), dict(xp.delta)))
+        given, parts = (_without_seeds(main, settings) for settings in (_given(xp), dict(xp.delta or [])))
     except RuntimeError:
         return GridRun(link.name, problem="was not started")
     except overrides.ERRORS as error:
@@ -216,13 +224,13 @@ def _read(main: DecoratedMain, link: Path) -> GridRun:
     return GridRun(link.name, given, parts, xp.cfg, sheep.history, _problem(sheep))
 
 
-def _given(xp: XP) -> dict[str, str]:
+def _given(xp: XP) -> Settings:
     """Return overrides that the experiment was started with, but for those that do not change what it computes."""
     pairs = (argument.lstrip("+").split("=", 1) for argument in xp.argv if "=" in argument)
     return {key: value.strip("'\"") for key, value in pairs if not xp.dora.is_excluded(key)}
 
 
-def _without_seeds(main: DecoratedMain, settings: Settings) -> Settings:
+def _without_seeds(main: HydraMain, settings: Settings) -> Settings:
     """Return the settings that make an arm; an experiment that a run continues from counts as its settings."""
     left = {key: value for key, value in settings.items() if key not in (*SEEDS, *STORES)}
     source = str(left.get(SOURCE))

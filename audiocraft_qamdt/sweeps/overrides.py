@@ -6,8 +6,10 @@ import difflib
 import functools
 import typing as tp
 
+from dora.hydra import HydraMain
+from dora.xp import XP
 from hydra.errors import HydraException
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..utils.dora import config_groups
@@ -16,7 +18,7 @@ ERRORS = (HydraException, OmegaConfBaseException, AssertionError, ValueError)
 """What Hydra, OmegaConf and Dora raise for overrides that they cannot use."""
 
 
-def checked(main: DecoratedMain, argv: tp.Sequence[str]) -> XP:
+def checked(main: HydraMain, argv: tp.Sequence[str]) -> XP:
     """Return Dora's experiment with these overrides.
 
     Args:
@@ -35,7 +37,7 @@ def checked(main: DecoratedMain, argv: tp.Sequence[str]) -> XP:
     return xp
 
 
-def check_kinds(main: DecoratedMain, xp: XP) -> None:
+def check_kinds(main: HydraMain, xp: XP) -> None:
     """Refuse values of another kind than the config's own: text for a number, a number for a list.
 
     Whatever the config leaves open (null) may be anything, and null may stand for anything; text may be a number, too
@@ -46,7 +48,7 @@ def check_kinds(main: DecoratedMain, xp: XP) -> None:
     """
     groups = config_groups(main)
     base = _chosen(main, tuple(argument for argument in xp.argv if argument.split("=")[0] in groups))
-    for key, value in xp.delta:
+    for key, value in xp.delta or []:
         own = OmegaConf.select(base, key)
         wanted, given = _kind(own), _kind(value)
         known = (wanted, given) in _TEXT_MAY_BE or any(isinstance(v, str) and (key, v) in _WORDS for v in (own, value))
@@ -56,7 +58,7 @@ def check_kinds(main: DecoratedMain, xp: XP) -> None:
 
 
 @functools.lru_cache(maxsize=64)  # hundreds of runs of a grid share a few recipes
-def _chosen(main: DecoratedMain, choices: tuple[str, ...]) -> DictConfig:
+def _chosen(main: HydraMain, choices: tuple[str, ...]) -> DictConfig:
     """Return the config with these choices of files and nothing else changed."""
     return main.get_xp(choices).cfg
 
@@ -80,7 +82,7 @@ def _kind(value: object) -> str | None:
     return "a group of keys"
 
 
-def _composes(main: DecoratedMain, argv: tp.Sequence[str]) -> bool:
+def _composes(main: HydraMain, argv: tp.Sequence[str]) -> bool:
     try:
         main.get_xp(argv)
     except ERRORS:
@@ -88,7 +90,7 @@ def _composes(main: DecoratedMain, argv: tp.Sequence[str]) -> bool:
     return True
 
 
-def _reason(main: DecoratedMain, before: tp.Sequence[str], override: str, error: Exception) -> str:
+def _reason(main: HydraMain, before: tp.Sequence[str], override: str, error: Exception) -> str:
     key, equals, _ = override.partition("=")
     if not equals:
         return "an override is key=value"

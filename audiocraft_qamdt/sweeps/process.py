@@ -14,7 +14,9 @@ import time
 import typing as tp
 from pathlib import Path
 
+from dora.hydra import HydraMain
 from dora.shep import Sheep
+from dora.xp import XP
 
 LOG = "local.log"
 LOCK = ".local.lock"
@@ -33,7 +35,7 @@ class LocalSheep(Sheep):
         main: that defines it.
     """
 
-    def __init__(self, xp: XP, main: DecoratedMain) -> None:
+    def __init__(self, xp: XP, main: HydraMain) -> None:
         super().__init__(xp)
         self.main = main
         self.process: subprocess.Popen | None = None

@@ -156,7 +156,7 @@ def _arm_rows(sweep: Sweep, reference: Arm | None) -> tp.Iterator[dict[str, obje
     for arm in sweep.arms:
         for metric, found in arm.metrics.items():
             more = more_is_better(metric)
-            row = {"arm": arm.name, **arm.settings, "metric": metric}
+            row: dict[str, object] = {"arm": arm.name, **arm.settings, "metric": metric}
             row["better"] = _BETTER[more]
             row |= {"mean": found.mean, "sd": found.deviation, "seeds": len(found.values)}
             row["best"] = int(found.mean == sweep.best(metric))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from dora.explore import Explorer, Herd, Launcher
 from dora.grid import RunGridArgs, monitor
+from dora.hydra import HydraMain
 from dora.shep import Shepherd
 
 from ..compat import CONFIG_ROOT
@@ -75,7 +76,7 @@ class Options:
 # ---- which experiments
 
 
-def find_explorer(main: DecoratedMain, name: str) -> Explorer:
+def find_explorer(main: HydraMain, name: str) -> Explorer:
     """Return the explorer of a grid file of `dora.grid_package`, from the working directory or else this checkout.
 
     Raises:
@@ -102,10 +103,11 @@ def grid_names(root: Path) -> list[str]:
 
 class _LocalShepherd(Shepherd):
     def get_sheep_from_argv(self, argv: tp.Sequence[str]) -> LocalSheep:
-        return LocalSheep(overrides.checked(self.main, argv), self.main)
+        main = tp.cast(HydraMain, self.main)
+        return LocalSheep(overrides.checked(main, argv), main)
 
 
-def collect(main: DecoratedMain, explorer: Explorer) -> list[LocalSheep]:
+def collect(main: HydraMain, explorer: Explorer) -> list[LocalSheep]:
     """Return all experiments of a grid, each once.
 
     Raises:
@@ -116,7 +118,7 @@ def collect(main: DecoratedMain, explorer: Explorer) -> list[LocalSheep]:
     return tp.cast(list[LocalSheep], list(herd.sheeps.values()))
 
 
-def link(main: DecoratedMain, name: str, sheep: tp.Sequence[LocalSheep]) -> None:
+def link(main: HydraMain, name: str, sheep: tp.Sequence[LocalSheep]) -> None:
     """Let the grid's folder hold a link to each experiment's folder and to no other, as `dora grid` does."""
     folder = grids_folder(main) / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +150,7 @@ class Runner:
 
     def __init__(
         self,
-        main: DecoratedMain,
+        main: HydraMain,
         name: str,
         explorer: Explorer,
         sheep: list[LocalSheep],
@@ -231,7 +233,7 @@ class Runner:
         taken = Counter(one.place for one in self.sheep if one.running)
         owners = (one.owner() for one in self.sheep if not one.running)
         host = os.uname().nodename
-        taken.update(owner.get("place", "") for owner in owners if owner and owner.get("host") == host)
+        taken.update(str(owner.get("place", "")) for owner in owners if owner and owner.get("host") == host)
         return list((Counter(self.options.places) - taken).elements())
 
     def label(self, one: LocalSheep) -> str:
@@ -310,7 +312,7 @@ def _signals_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_grid(main: DecoratedMain, name: str, options: Options, screen: Screen) -> int:
+def run_grid(main: HydraMain, name: str, options: Options, screen: Screen) -> int:
     """Run a grid to its end on this machine; what is finished is not run again.
 
     Args:

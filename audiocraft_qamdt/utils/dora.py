@@ -7,36 +7,41 @@ from pathlib import Path
 
 from dora.explore import Herd, Launcher
 from dora.grid import _filter_grid_sheeps
+from dora.hydra import HydraMain
+from dora.shep import Sheep, Shepherd
+from omegaconf import DictConfig
+
+S = tp.TypeVar("S", bound=Sheep)
 
 
-def base_config(main: DecoratedMain) -> DictConfig:
+def base_config(main: HydraMain) -> DictConfig:
     """Return the config of a decorated `main` without overrides."""
     return main._base_cfg
 
 
-def config_groups(main: DecoratedMain) -> tp.Collection[str]:
+def config_groups(main: HydraMain) -> tp.Collection[str]:
     """Return the names of the config's groups, whose overrides choose a file."""
     return main._config_groups
 
 
-def read_arguments_by(main: DecoratedMain, read: tp.Callable[[], list[str]]) -> None:
+def read_arguments_by(main: HydraMain, read: tp.Callable[[], list[str]]) -> None:
     """Let a decorated `main` take its overrides from a function, not from `sys.argv`."""
-    main._get_argv = read
+    vars(main)["_get_argv"] = read
 
 
-def grids_folder(main: DecoratedMain) -> Path:
+def grids_folder(main: HydraMain) -> Path:
     """Return the folder that holds a folder of links to experiments for each grid."""
     return main.dora.dir / main.dora._grids
 
 
-def select_experiments(patterns: tp.Sequence[str], main: DecoratedMain, experiments: list[S]) -> list[S]:
+def select_experiments(patterns: tp.Sequence[str], main: HydraMain, experiments: tp.Iterable[S]) -> list[S]:
     """Select experiments of a grid as `dora grid` does: by parts of names, `!part` to exclude, or indices."""
-    return _filter_grid_sheeps(list(patterns), main, experiments)
+    return tp.cast("list[S]", _filter_grid_sheeps(list(patterns), main, list(experiments)))
 
 
-def main_of(launcher: Launcher) -> DecoratedMain:
+def main_of(launcher: Launcher) -> HydraMain:
     """Return the decorated `main` whose experiments a grid's launcher schedules."""
-    return launcher._main
+    return tp.cast(HydraMain, launcher._main)
 
 
 def argv_of(launcher: Launcher) -> list[str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 from .audio import SUFFIXES
-from .reading import read_json, warn_once
+from .reading import JsonObject, read_json, warn_once
 
 _OTHER_FILES = frozenset(
     ".md .txt .csv .tsv .json .jsonl .yaml .yml .toml .html .htm .pdf .png .jpg .jpeg .svg .gz .zip .tar .xml .tex "

@@ -7,7 +7,12 @@ import typing as tp
 from pathlib import Path
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
+
+History: tp.TypeAlias = list[dict[str, dict[str, float]]]
+"""Metrics by epoch and stage, as Dora keeps them."""
 
 
 def loss_curve(history: History, path: str | Path) -> None:
@@ -47,7 +52,7 @@ def curves(
                     axes.plot(*zip(*points, strict=True), style, color=f"C{run}", marker="o", markersize=3, label=label)
         axes.set(xlabel="epoch", ylabel=ylabel)
         axes.set_title(title, fontsize=12 if len(title) < 40 else 8)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()

@@ -7,9 +7,13 @@ import json
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 logger = logging.getLogger(__name__)
+
+JsonValue: TypeAlias = Any
+"""What `json.loads` returns: whoever reads a file checks what is in it."""
+JsonObject: TypeAlias = dict[str, JsonValue]
 
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoints.store import load_safely
+from ...utils.reading import JsonObject
 from .base import digest
 
 SOURCE = "https://github.com/alessandroragano/music-archive-quality-prediction"
@@ -99,7 +100,7 @@ def _renamed(key: str) -> str:
     return key
 
 
-def _config(encoder: dict[str, Tensor]) -> dict[str, Any]:
+def _config(encoder: dict[str, Tensor]) -> JsonObject:
     """Read the network's sizes off its weights: wav2vec 2.0 base, or any of its layout."""
     layers = {int(match[1]) for key in encoder if (match := re.match(r"encoder\.layers\.(\d+)\.", key))}
     convolutions = [
