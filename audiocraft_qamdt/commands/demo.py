@@ -9,7 +9,7 @@ from pathlib import Path
 def add_parsers(commands: argparse._SubParsersAction) -> None:
     demo = commands.add_parser("demo", help="run the playground from data to generated audio, in minutes")
     demo.add_argument("--out", type=Path, default=Path("demo"))
-    demo.add_argument("--epochs", type=int, default=1, help="epochs of 100 updates each")
+    demo.add_argument("--epochs", type=int, default=3, help="epochs of 100 updates each")
     demo.set_defaults(run=_demo)
 
 

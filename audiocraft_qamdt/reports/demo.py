@@ -61,7 +61,7 @@ class Clip:
 HEAD = ("file", "model", "prompt", "quality asked", "s", "crest factor, dB", "RMS, dBFS", "p-MOS (acoustic)")
 
 
-def run_demo(out: Path, *, tracks: int = 100, epochs: int = 1) -> Path:
+def run_demo(out: Path, *, tracks: int = 100, epochs: int = 3) -> Path:
     """Generate with the embedded model, then make data, annotate and train a model from nothing, and compare them.
 
     Args:
