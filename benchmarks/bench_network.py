@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from audiocraft_qamdt.diffusion.guidance import Guidance, guided
 from audiocraft_qamdt.diffusion.objective import DiffusionObjective, NoiseSchedule
@@ -22,18 +21,42 @@ from .harness import PRECISIONS, Settings, Work, bench
 CONFIG = Path(__file__).parents[1] / "config" / "model" / "qamdt"
 LATENTS = (8, 256, 16)  # channels, frames, bins: 10.24 s of the mel VAE
 SECONDS = 10.24  # of audio in them
+EMBEDDED = "playground"  # size of the model in the package, which has latents of its own
+EMBEDDED_LATENTS = (32, 320, 1)  # 10.24 s of the learned codec
+SHAPES: dict[str, dict[str, Any]] = {
+    "published": {},  # the class's own defaults
+    EMBEDDED: {
+        **{"patch": (2, 1), "dim": 256, "depth": 6, "decoder_depth": 2, "num_heads": 4, "ffn": "swiglu"},
+        **{"positions": "rope", "context_dim": 128, "pooled_text": True},
+    },
+}
+"""Sizes of `config/model/qamdt` that a machine with PyTorch alone can build, too; a test compares them."""
 WORDS = 32
 BATCH = {"small": 4, "published": 1, "xsmall": 4}  # xsmall is not timed, tests run it
 RATIOS = (0.0, 0.3, 0.5)
 STEPS = {10: "dpmsolver++", 25: "dpmsolver++", 50: "dpmsolver++", 200: "ddim"}  # 200 is the published recipe
 
 
-def network(size: str, settings: Settings) -> MaskedDiffusionTransformer:
-    """The network of a size with random weights, none of them zero, on the bench's device."""
+def shape(size: str) -> dict[str, Any]:
+    """The network's arguments of a size."""
+    if size in SHAPES:
+        return SHAPES[size]
+    from omegaconf import OmegaConf  # a machine that lends its GPU may have PyTorch alone
+
     sizes = [OmegaConf.load(CONFIG / f"{name}.yaml") for name in ("default", size)]
     options: Any = OmegaConf.to_container(OmegaConf.merge(*sizes).mdt)
-    options["checkpointing"] = settings.checkpointing
-    channels, frames, bins = LATENTS
+    return options
+
+
+def latents_of(size: str) -> tuple[int, int, int]:
+    """Channels, frames and bins of `SECONDS` of latents."""
+    return EMBEDDED_LATENTS if size == EMBEDDED else LATENTS
+
+
+def network(size: str, settings: Settings) -> MaskedDiffusionTransformer:
+    """The network of a size with random weights, none of them zero, on the bench's device."""
+    options = {**shape(size), "checkpointing": settings.checkpointing}
+    channels, frames, bins = latents_of(size)
     model = MaskedDiffusionTransformer(latent_channels=channels, latent_frames=frames, latent_bins=bins, **options)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -67,7 +90,7 @@ def forward(size: str, settings: Settings) -> Work:
     """An evaluation of the network without gradient, nothing masked."""
     model, batch = network(size, settings).eval(), batch_of(size, settings)
     given = conditions(model, batch, settings)
-    x = torch.randn(batch, *LATENTS, device=settings.device)
+    x = torch.randn(batch, *latents_of(size), device=settings.device)
     t = torch.randint(1000, (batch,), device=settings.device)
     predict = compiled(model, settings.compile)
 
@@ -83,8 +106,8 @@ def step(size: str, ratio: float, settings: Settings) -> Work:
     model, batch = network(size, settings).train(), batch_of(size, settings)
     given = conditions(model, batch, settings)
     generator = torch.Generator(settings.device).manual_seed(0)
-    latents = torch.randn(batch, *LATENTS, generator=generator, device=settings.device)
-    grid = model.grid(LATENTS[1])
+    latents = torch.randn(batch, *latents_of(size), generator=generator, device=settings.device)
+    grid = model.grid(latents_of(size)[1])
     mask = draw_mask("random", batch, grid, ratio, generator, settings.device)
     objective = DiffusionObjective(NoiseSchedule()).to(settings.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -107,7 +130,7 @@ def sampling(size: str, steps: int, settings: Settings) -> Work:
     """Latents of a clip of `SECONDS` with guidance, from noise."""
     model = network(size, settings).eval()
     conditional, unconditional = conditions(model, 1, settings), conditions(model, 1, settings)
-    noise = torch.randn(1, *LATENTS, device=settings.device)
+    noise = torch.randn(1, *latents_of(size), device=settings.device)
     predict = compiled(model, settings.compile)
 
     def prepare(given: dict[str, Any]) -> dict[str, Any]:
