@@ -26,7 +26,10 @@ from .data import cache
 from .data.cache import LatentBatchLoader, LatentBatchWriter, to_record
 from .data.dataset import QualityMusicInfo
 from .data.manifest import find_manifest
+from .generation.config import generation_settings
+from .generation.params import GenerationParams
 from .generation.qamdt import QAMDT
+from .generation.reranking import load_scorers
 from .latents.compression import LatentCompressionModel
 from .metrics import base, stage, table
 from .models.compiling import compiled
@@ -95,8 +98,11 @@ class QAMDTSolver(MusicGenSolver):
         self.lowest_timesteps = builders.get_lowest_timesteps(self.cfg, self.objective.schedule)
         self.model: QAMDTModel = builders.get_model(self.cfg, self.codec)  # type: ignore[assignment]
         self.trained: torch.nn.Module = self.model if self.base is None else self._add_adapter(self.base)
-        if self.cfg.generate.candidates > 1 and self.cfg.generate.clap:
-            builders.get_clap(self.cfg.generate.clap, self.device)  # fail now if weights are missing, not epochs later
+        if self.cfg.generate.candidates > 1 and (self.cfg.generate.clap or self.cfg.generate.rerank):
+            params = GenerationParams().with_recipe(generation_settings(self.cfg))
+            load_scorers(
+                params, str(self.device), builders.get_clap
+            )  # fail now if weights are missing, not epochs later
         if self.cfg.execute_only is None and self.cfg.evaluate.every:
             self._build_metrics()  # fail now if weights are missing
         self.initialize_optimization()

@@ -24,6 +24,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "mdt.pooled_text": (bool,),
     "generate.quality": (int, float),
     "generate.clap": (str,),
+    "generate.rerank": (str,),
     "generate.negative_prompt": (str,),
     "generate.extend_stride": (int, float),
     "generate.lm.gen_duration": (int, float),

@@ -1,4 +1,4 @@
-"""Best of several candidates by how well audio and text agree (published QA-MDT: the best of 3 by CLAP)."""
+"""How well audio and text agree, in the space of a CLAP model (published QA-MDT keeps the best of 3 by it)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from .laion import load_laion_clap
 
 Scorer = tp.Callable[[Tensor, int, list[str]], Tensor]
-"""scorer(audio [B, 1, S], sample_rate, texts) -> agreement [B], higher is better."""
+"""scorer(audio [B, channels, S], sample_rate, texts) -> score [B], higher is better."""
 
 
 TEXT_TOKENS = 77  # what CLAP was trained with; longer texts are cut, as AudioCraft's metric does
@@ -101,17 +101,3 @@ def _checkpoint_file(name: str) -> Path | None:
 def _pooled(output: tp.Any) -> Tensor:
     # A tensor until transformers 5, which gives the whole output.
     return torch.nn.functional.normalize(getattr(output, "pooler_output", output), dim=-1)
-
-
-def best_of(candidates: list[Tensor], sample_rate: int, texts: list[str], scorer: Scorer) -> Tensor:
-    """For each text the candidate that agrees with it best.
-
-    Args:
-        candidates: batches [B, 1, S] of alternatives for the same texts.
-        texts: B descriptions.
-    Returns:
-        [B, 1, S].
-    """
-    scores = torch.stack([scorer(audio, sample_rate, texts) for audio in candidates])  # [N, B]
-    best = scores.argmax(dim=0)
-    return torch.stack([candidates[choice][item] for item, choice in enumerate(best.tolist())])

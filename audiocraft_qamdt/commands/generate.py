@@ -7,12 +7,12 @@ import os
 import typing as tp
 from pathlib import Path
 
-from ..generation.params import KNOBS
+from ..generation.params import CLAP, KNOBS, scorer_names
 from ..utils.reading import JsonObject
 from .output import say
 
-CLAP = "laion/larger_clap_music"
-_OWN = ("candidates", "clap")
+CLAP_MODEL = "laion/larger_clap_music"
+_OWN = ("candidates", "clap", "rerank")
 """Knobs that this command has options of its own for: without --rerank, all candidates are kept."""
 
 
@@ -27,11 +27,23 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     generate.add_argument("--format", help="wav, flac, mp3 or ogg; default: --out's, wav in a folder")
     add_knobs(generate, [name for name in KNOBS if name not in _OWN])
     generate.add_argument("--candidates", type=int, default=1, help="clips of each prompt")
-    generate.add_argument("--rerank", choices=["clap"], help="keep only the candidate that agrees best with the prompt")
-    generate.add_argument("--clap", help=f"hub id or folder for --rerank, default: the model's own, or {CLAP}")
+    add_rerank(generate, "keep only the best candidate")
     generate.add_argument("--batch-size", type=int, default=4, help="clips made at once")
     generate.add_argument("--overwrite", action="store_true", help="replace clips made with other settings")
     generate.set_defaults(run=_generate)
+
+
+def add_rerank(parser: argparse.ArgumentParser, effect: str) -> None:
+    """Add the options that name what chooses among candidates."""
+    knob = KNOBS["rerank"].metadata
+    parser.add_argument("--rerank", metavar="SCORE", type=_typed(knob["parse"]), help=f"{effect}; {knob['help']}")
+    parser.add_argument("--clap", help=f"hub id or folder for --rerank, default: the model's own, or {CLAP_MODEL}")
+
+
+def rerank_settings(args: argparse.Namespace, own_clap: str | None) -> dict[str, tp.Any]:
+    """Return the settings of `--rerank` and `--clap`; `own_clap` is the model's."""
+    clap = args.clap or own_clap or (CLAP_MODEL if CLAP in scorer_names(args.rerank) else None)
+    return {"rerank": args.rerank, "clap": clap}
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -122,8 +134,7 @@ def _load(name: str, args: argparse.Namespace):  # noqa: ANN202  (importing QAMD
 
     model = QAMDT.get_pretrained(name, args.device, args.dtype, adapters=args.adapter)
     if args.rerank:
-        clap = args.clap or model.params.clap or CLAP
-        model.set_generation_params(candidates=args.candidates, clap=clap)
+        model.set_generation_params(candidates=args.candidates, **rerank_settings(args, model.params.clap))
     else:
         model.set_generation_params(candidates=1)
     return model

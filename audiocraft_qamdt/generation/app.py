@@ -21,7 +21,7 @@ from ..utils import plots
 from ..utils.reading import JsonObject
 from .admission import Admission, hosts_of
 from .files import Job, run_jobs
-from .params import KNOBS
+from .params import CLAP, KNOBS, PMOS, PREDICTOR
 from .qamdt import QAMDT
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,9 @@ EXAMPLES = [
 ]
 _KNOBS = ("negative_prompt", "quality", "duration", "steps", "guidance_scale")
 """Settings with a control on the page; beside them it has the first seed and the number of clips."""
-TEXTS = ("prompt", "negative_prompt")
+TEXTS = ("prompt", "negative_prompt", "rerank")
+KEEP_ALL = ""
+"""Value of the page's `rerank` that keeps all clips."""
 _KEEP_SECONDS = 3600
 _KEEP_FILES = 600
 _ONE_AT_A_TIME = threading.Lock()
@@ -104,6 +106,7 @@ class Asked:
     seed: float
     candidates: float
     eta: float = 0.0
+    rerank: str = KEEP_ALL
 
     def curve(self) -> Curve:
         """Quality over time: start, middle and end."""
@@ -123,6 +126,8 @@ def make_clips(
         ValueError: what is asked for is impossible or beyond the limits.
     """
     limits.check(asked)
+    if asked.rerank not in rerank_choices(model):
+        raise ValueError(f"rerank: {asked.rerank!r} is not offered: choose among {rerank_choices(model)}")
     settings = {
         **{name: getattr(asked, name) for name in _KNOBS},
         "quality": asked.curve() if asked.changes else asked.quality,
@@ -132,11 +137,19 @@ def make_clips(
     if model.params.sampler in STOCHASTIC:
         settings["eta"] = asked.eta
     seed, count = int(asked.seed), int(asked.candidates)
-    seeds = range(seed, seed + count)
+    if asked.rerank != KEEP_ALL:
+        settings |= {"candidates": count, "rerank": asked.rerank}
+    seeds = range(seed, seed + count) if asked.rerank == KEEP_ALL else [seed]
     jobs = [Job(folder / f"{chosen}.wav", asked.prompt, {**settings, "seed": chosen}) for chosen in seeds]
     for _ in run_jobs(model, name, jobs, batch_size=count, progress=progress):
         pass
     return [(job.path, _picture(job.path)) for job in jobs]
+
+
+def rerank_choices(model: QAMDT) -> list[str]:
+    """Return what the page offers to choose among clips by: nothing that would be downloaded, no code of others."""
+    pmos = f"{PMOS}:{PREDICTOR}"
+    return [KEEP_ALL, pmos] + ([CLAP, f"{CLAP}+{pmos}"] if model.params.clap else [])
 
 
 def _picture(path: Path) -> Path:
@@ -184,7 +197,9 @@ def build(model: QAMDT, name: str, limits: Limits, folder: Path) -> tp.Any:
                 raise gradio.Error(str(error), print_exception=False) from error
             shown = [gradio.update(value=str(file), visible=True) for clip in clips for file in clip]
             hidden = [gradio.update(value=None, visible=False)] * (len(outputs) - len(shown))
-            return [f"{len(clips)} × {Asked(*values).duration:g} s", *shown, *hidden]
+            asked = Asked(*values)
+            chosen = "" if asked.rerank == KEEP_ALL else f", the best of {asked.candidates:g} by {asked.rerank}"
+            return [f"{len(clips)} × {asked.duration:g} s{chosen}", *shown, *hidden]
 
         button.click(generate, list(controls.values()), [message, *outputs], api_name="generate")
     return page.queue(max_size=limits.queue, default_concurrency_limit=1)
@@ -242,6 +257,8 @@ def _controls(gradio: tp.Any, model: QAMDT, limits: Limits) -> JsonObject:
             defaults["seed"], precision=0, minimum=0, label="Seed", info=_help("seed"), elem_id="seed"
         )
         controls["candidates"] = gradio.Slider(1, limits.candidates, 1, step=1, label="Clips", elem_id="candidates")
+        kept = [("all clips", KEEP_ALL), *((f"the best by {name}", name) for name in rerank_choices(model)[1:])]
+        controls["rerank"] = gradio.Dropdown(kept, value=KEEP_ALL, label="Keep", elem_id="rerank")
         noisy = defaults["sampler"] in STOCHASTIC
         controls["eta"] = gradio.Slider(
             0, 1, model.params.used_eta, step=0.1, label="Eta", info=_help("eta"), visible=noisy, elem_id="eta"

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -26,9 +27,10 @@ from ..utils.files import locked, part_of, remove_dead_parts, sync, write_json
 from ..utils.loudness import SHORTEST, normalize_loudness
 from ..utils.outputs import check_folder, check_ours
 from ..utils.reading import JsonObject, parse_json, read_json, read_lines
-from .params import KNOBS, GenerationParams, parse_quality, renamed
+from .params import KNOBS, GenerationParams, parse_quality, parse_rerank, renamed
 from .pipeline import Progress, item_seeds
 from .qamdt import QAMDT
+from .reranking import Candidates
 
 from audiocraft.data.audio import audio_write
 
@@ -36,6 +38,8 @@ FORMATS = ("wav", "flac", "mp3", "ogg")
 _NO_PROMPTS = (".csv", ".tsv", ".json", ".xlsx", ".xls", ".ods", ".yaml", ".yml")
 DIGEST = "sha256"
 """Key of a clip's settings: hash of the audio that they are about."""
+_FOUND = ("chosen", "scores")
+"""Keys of a clip's settings that say what came out (see `Candidates.record`), not what was asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +125,7 @@ def _is_quality(value: tp.Any) -> bool:
 
 _KINDS: dict[tp.Any, tuple[tp.Callable[[tp.Any], bool], str]] = {
     str: (_is_text, "a text"),
+    parse_rerank: (_is_text, "a text"),
     int: (_is_whole, "a whole number"),
     float: (_is_number, "a number"),
     parse_interval: (_is_interval, "[start, stop]"),
@@ -232,8 +237,9 @@ def run_jobs(
     with tqdm(total=len(todo), unit="clip", disable=None) as bar:
         report = progress or (lambda done, total: bar.set_postfix_str(f"step {done} of {total}"))
         for batch in _batches(todo, batch_size):
-            for clip, audio in zip(batch, _make(batch, model, report), strict=True):
-                yield write(clip.job, audio, model.sample_rate, clip.record, overwrite)
+            made = _make(batch, model, report)
+            for index, (clip, audio) in enumerate(zip(batch, made.best, strict=True)):
+                yield write(clip.job, audio, model.sample_rate, clip.record, overwrite, made.record(index))
                 bar.update()
 
 
@@ -256,13 +262,13 @@ def _shared(params: GenerationParams) -> GenerationParams:
     return dataclasses.replace(params, quality=None, pmos=None, seed=0)
 
 
-def _make(batch: list[_Clip], model: QAMDT, progress: Progress) -> Tensor:
+def _make(batch: list[_Clip], model: QAMDT, progress: Progress) -> Candidates:
     attributes, seeds = [], []
     for clip in batch:
         params = clip.params
         attributes.append(model.request(clip.job.prompt, params.quality, params.pmos, params.duration))
         seeds += item_seeds([clip.job.prompt], params.seed)
-    return model.generate_from(attributes, seeds, _shared(batch[0].params), progress)
+    return model.candidates_from(attributes, seeds, _shared(batch[0].params), progress)
 
 
 def _digest(path: Path) -> str:
@@ -280,11 +286,16 @@ def _is_made(job: Job, record: JsonObject, overwrite: bool) -> bool:
         return False
     known = _known_record(job.sidecar) or {}
     digest = known.pop(DIGEST, None)
+    known = {**_UNSAID, **{key: value for key, value in known.items() if key not in _FOUND}}
     if known == record and digest in (None, _digest(job.path)):
         return True
     if not overwrite:
         raise ValueError(f"{job.path} was made with other settings: choose another --out, or give --overwrite")
     return False
+
+
+_UNSAID = {"rerank": GenerationParams.rerank}
+"""Settings that clips of before do not state, and what they were made with."""
 
 
 def _known_record(sidecar: Path) -> JsonObject | None:
@@ -303,11 +314,18 @@ def _known_record(sidecar: Path) -> JsonObject | None:
     return renamed({**record, **short, **long})
 
 
-def write(job: Job, audio: Tensor, sample_rate: int, record: JsonObject, overwrite: bool = False) -> Path:
+def write(
+    job: Job,
+    audio: Tensor,
+    sample_rate: int,
+    record: JsonObject,
+    overwrite: bool = False,
+    found: tp.Mapping[str, tp.Any] = MappingProxyType({}),
+) -> Path:
     """Write a clip [channels, S] through AudioCraft's `audio_write`, at its loudness, and its settings beside it.
 
-    The settings hold the audio's hash. What they are to be is written down first, so that a process killed between the
-    two renames leaves what `_finish` completes.
+    The settings hold what was `found` of the candidates, and the audio's hash. What they are to be is written down
+    first, so that a process killed between the two renames leaves what `_finish` completes.
 
     Raises:
         ValueError: another process has meanwhile made a clip of that name with other settings.
@@ -322,7 +340,7 @@ def write(job: Job, audio: Tensor, sample_rate: int, record: JsonObject, overwri
         sync(part)
         with locked(job.path.parent):
             if not _is_made(job, record, overwrite):
-                write_json(_planned(job), {**record, DIGEST: _digest(part)})
+                write_json(_planned(job), {**record, **found, DIGEST: _digest(part)})
                 os.replace(part, job.path)
                 os.replace(_planned(job), job.sidecar)
     finally:

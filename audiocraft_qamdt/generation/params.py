@@ -19,6 +19,10 @@ from ..utils.reading import JsonObject
 
 EXTENSIONS = ("windows", "rope")
 
+CLAP, PMOS = "clap", "pmos"
+PREDICTOR = "acoustic"
+"""Predictor of p-MOS that chooses among candidates where none is named."""
+
 OLD_NAMES = {"num_candidates": "candidates"}
 """Names that knobs had before → the names they have."""
 
@@ -37,6 +41,28 @@ def parse_quality(text: str) -> float | Curve:
         raise ValueError(f"{text!r} is neither a number from 1 to 5 nor a curve like 0:1,8:5 (seconds:value)") from None
 
 
+def scorer_names(rerank: str) -> tuple[str, ...]:
+    """Return the names of what `rerank` adds up: `clap`, `pmos:PREDICTOR`, or both.
+
+    Raises:
+        ValueError: something else, or a predictor by import path: settings may come with somebody else's model.
+    """
+    kind, colon, predictor = rerank.partition(":")
+    scorers = {CLAP: (CLAP,), PMOS: (PMOS,), f"{CLAP}+{PMOS}": (CLAP, PMOS)}.get(kind)
+    if scorers is None or (colon and PMOS not in scorers) or ":" in predictor or bool(colon) != bool(predictor):
+        raise ValueError(
+            f"rerank={rerank!r} is unknown: give clap, pmos, clap+pmos, or the latter two with the name of a "
+            "predictor (pmos:acoustic)"
+        )
+    return tuple(f"{PMOS}:{predictor or PREDICTOR}" if name == PMOS else name for name in scorers)
+
+
+def parse_rerank(text: str) -> str:
+    """Check what chooses among candidates as typed: see `scorer_names`."""
+    scorer_names(text)
+    return text
+
+
 @dataclass(frozen=True)
 class GenerationParams:
     """Settings of generation.
@@ -53,8 +79,10 @@ class GenerationParams:
         null_level: quality level of the unconditional branch; 0 = unknown (published sampler: 3, paper: 1).
         null_prefix: quality word before the unconditional branch's text, where the model's text carries quality (paper:
             low); None = none (published code).
-        candidates: clips made for each description, of which the one that CLAP prefers is kept (published: 3).
-        clap: hub id or folder of that CLAP model.
+        candidates: clips made for each description, of which the best is kept (published: 3).
+        clap: hub id or folder of the CLAP model that chooses among them.
+        rerank: what chooses: "clap" (published) by agreement with the text, "pmos:PREDICTOR" by predicted quality,
+            "clap+pmos:PREDICTOR" by the sum of both, with p-MOS brought to a scale of 0 to 1.
         extend: how clips longer than the training segment are made: "windows" that overlap, denoised together; or
             "rope", all at once (rotary positions only; memory and time grow with the length).
         extend_stride: seconds from one window to the next; None = half a window.
@@ -75,6 +103,7 @@ class GenerationParams:
     null_prefix: str | None = knob(None, str, "quality word before the text that guidance leads away from")
     candidates: int = knob(1, int, "clips made for each one kept")
     clap: str | None = knob(None, str, "hub id or folder of the CLAP model that chooses among candidates")
+    rerank: str = knob(CLAP, parse_rerank, "what chooses: clap, pmos:PREDICTOR or clap+pmos:PREDICTOR")
     extend: str = knob("windows", str, "how to make clips longer than the model's: windows, or rope")
     extend_stride: float | None = knob(None, float, "seconds from one window to the next; default: half a window")
 
@@ -93,6 +122,7 @@ class GenerationParams:
             raise ValueError(f"null_prefix={self.null_prefix!r} is unknown: choose one of {', '.join(WORDS)}")
         if not isinstance(self.seed, int):
             raise ValueError(f"seed={self.seed!r}: give a whole number")
+        scorer_names(self.rerank)
         if self.extend not in EXTENSIONS:
             raise ValueError(f"extend={self.extend!r} is unknown: choose one of {', '.join(EXTENSIONS)}")
         if self.extend_stride is not None and not (is_number(self.extend_stride) and self.extend_stride > 0):

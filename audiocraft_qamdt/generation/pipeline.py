@@ -13,7 +13,7 @@ from torch import Tensor
 
 from audiocraft_qamdt.utils import prepared
 
-from ..clap.scorer import ClapScorer, Scorer, best_of
+from ..clap.scorer import ClapScorer, Scorer
 from ..conditioning.attributes import null_attributes, text_attributes
 from ..conditioning.model import QAMDTModel, window_conditions
 from ..data.attributes import QUALITY
@@ -28,6 +28,7 @@ from ..models.compiling import compiled
 from ..quality.levels import LevelRule, prefixed
 from ..utils.randomness import keyed_seed, noise_like_items, step_noise_like_items
 from .params import GenerationParams
+from .reranking import Candidates, choose, load_scorers
 
 from audiocraft.modules.conditioners import ConditioningAttributes
 
@@ -71,7 +72,7 @@ class Pipeline:
         text_prefix: whether the model was trained with the quality prefix in its text.
         autocast: context in which the network is evaluated.
         project_context: compute the text's keys and values once per generation (not under FSDP, which shards them).
-        load_scorer: from the name of a CLAP model and a device to what candidates are chosen with.
+        load_scorer: from the name of a CLAP model and a device to the scorer that it is.
         compile: mode in which the network is compiled (see `models.compiling`); None = it is not.
     """
 
@@ -106,7 +107,6 @@ class Pipeline:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    @torch.no_grad()
     def generate_from(
         self,
         attributes: list[ConditioningAttributes],
@@ -126,7 +126,20 @@ class Pipeline:
         Raises:
             ValueError: settings that this model cannot follow.
         """
-        scorer = self._scorer(params)  # its weights may be missing: fail before the work, not after it
+        return self.candidates_from(attributes, seeds, params, progress, known).best
+
+    @torch.no_grad()
+    def candidates_from(
+        self,
+        attributes: list[ConditioningAttributes],
+        seeds: list[int],
+        params: GenerationParams,
+        progress: Progress | None = None,
+        known: Known | None = None,
+    ) -> Candidates:
+        """Generate all candidates of clips, and score them; arguments as in `generate_from`."""
+        # their weights may be missing: fail before the work, not after it
+        scorers = load_scorers(params, str(self.device), self.load_scorer)
         layout = self.layout(params)
         texts = [item.text["description"] or "" for item in attributes]
         candidates = []
@@ -139,7 +152,7 @@ class Pipeline:
                     denoise = keeping(denoise, known.latents, known.kept, self.schedule)
                 report = _share(progress, candidate, params.candidates)
                 candidates.append(self._sample(denoise, chosen, layout, params, report, known))
-        return candidates[0] if scorer is None else best_of(candidates, self.sample_rate, texts, scorer)
+        return choose(candidates, self.sample_rate, texts, scorers)
 
     def layout(self, params: GenerationParams) -> Layout:
         """Divide a clip into frames and windows.
@@ -190,13 +203,6 @@ class Pipeline:
         latents = latents if known is None else known.put_back(latents)
         window = self.model.backbone.latent_frames
         return decode_long(self.codec, latents, layout.samples, window, max(1, window // 4))
-
-    def _scorer(self, params: GenerationParams) -> Scorer | None:
-        if params.candidates == 1:
-            return None
-        if params.clap is None:
-            raise ValueError(f"candidates={params.candidates}, but clap names no model to choose with")
-        return self.load_scorer(params.clap, str(self.device))
 
     def branches(
         self, attributes: list[ConditioningAttributes], layout: Layout, params: GenerationParams

@@ -26,6 +26,7 @@ from ..utils.reading import JsonObject
 from .config import generation_settings
 from .params import GenerationParams
 from .pipeline import Known, Pipeline, Progress, item_seeds
+from .reranking import Candidates
 
 from audiocraft.data.audio_utils import convert_audio
 from audiocraft.modules.conditioners import ConditioningAttributes
@@ -162,8 +163,14 @@ class QAMDT(Pipeline):
         self, descriptions: tp.Sequence[str | None], params: GenerationParams, progress: Progress | None = None
     ) -> Tensor:
         """Generate as `generate` does, with these settings instead of those of `set_generation_params`."""
+        return self.candidates_with(descriptions, params, progress).best
+
+    def candidates_with(
+        self, descriptions: tp.Sequence[str | None], params: GenerationParams, progress: Progress | None = None
+    ) -> Candidates:
+        """Generate as `generate_with` does, and return all candidates with their scores."""
         seeds = item_seeds(descriptions, params.seed)
-        return self.generate_from(self._requests(descriptions, params), seeds, params, progress)
+        return self.candidates_from(self._requests(descriptions, params), seeds, params, progress)
 
     def generate_unconditional(self, num_samples: int, progress: bool = False) -> Tensor:
         """`num_samples` clips of no description, [B, channels, S]."""

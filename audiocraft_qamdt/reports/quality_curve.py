@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..generation.params import GenerationParams
 from ..generation.qamdt import QAMDT
 from ..quality.annotate import score_clip
 from ..quality.levels import LEVELS
@@ -26,6 +27,12 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 MEASURED = ("noise_floor", "missing_octaves")
 """Measurements of `quality.predictors.acoustic` that give the faults in dB and octaves."""
+ASKED = {
+    "level": "level asked for",
+    "rise": "seconds, level rising from 1 to 5",
+    "best_of": "candidates, of which the best is kept",
+}
+"""Name of a curve → what is on its x axis."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +40,9 @@ class Points:
     """Judged quality of clips, at each of several places.
 
     Args:
-        at: what was asked for [K]: levels, or seconds along a clip whose level rises.
+        at: what was asked for [K]: levels, seconds along a clip whose level rises, or numbers of candidates.
         scores: judged quality [clips, K].
-        measured: mean of each of `MEASURED` at every place [K]; empty where it was not taken.
+        measured: means of other quantities at every place [K], as `MEASURED`; empty where none was taken.
     """
 
     at: list[float]
@@ -118,20 +125,77 @@ def along_rise(
     return Points(times, scores.numpy(), {})
 
 
+@torch.no_grad()
+def by_candidates(
+    model: QAMDT,
+    prompts: Sequence[str],
+    judge: Predictor,
+    *,
+    clips: int = 64,
+    level: float = LEVELS[-1],
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Points:
+    """Judge the best of 1, 2, 4, ... candidates, as many as the model is set to, chosen as it is set to.
+
+    The candidates of a clip are made once; for n of them, they are divided into groups of n, and the mean over the
+    groups is the clip's score. `measured` has the mean score by which each was chosen. Arguments as in `by_level`.
+
+    Args:
+        level: that all clips are asked for.
+    """
+    sizes = [2**power for power in range(model.params.candidates.bit_length())]
+    scores, measured = [], []
+    for texts, params in tqdm(
+        list(_batches(model, prompts, level, clips, batch_size, seed)), "candidates", unit="batch"
+    ):
+        made = model.candidates_with(texts, params)
+        judged = torch.stack([_judged(judge, audio, model.sample_rate) for audio in made.audio])  # [N, B]
+        values = torch.stack([judged, *made.scores.values()])  # [1 + scorers, N, B]
+        chosen = torch.stack([_best_of(values, made.total, size) for size in sizes], 1)  # [1 + scorers, K, B]
+        scores.append(chosen[0].T)
+        measured.append(chosen[1:])
+    means = torch.cat(measured, 2).mean(2).tolist()
+    return Points(list(map(float, sizes)), torch.cat(scores).numpy(), dict(zip(made.scores, means, strict=True)))
+
+
+def _judged(judge: Predictor, audio: Tensor, sample_rate: int) -> Tensor:
+    """Return the mean score of each clip [B]."""
+    return torch.stack([score_clip(judge, clip, sample_rate).mean() for clip in audio])
+
+
+def _best_of(values: Tensor, total: Tensor, size: int) -> Tensor:
+    """Return values [M, B] of the best of `size` candidates by `total` [N, B], the mean over groups of them."""
+    groups = len(total) // size
+    best = total[: groups * size].unflatten(0, (groups, size)).argmax(1)  # [groups, B]
+    grouped = values[:, : groups * size].unflatten(1, (groups, size))  # [M, groups, size, B]
+    return grouped.gather(2, best[None, :, None].expand(len(values), -1, -1, -1)).squeeze(2).mean(1)
+
+
 def _generate(
     model: QAMDT, prompts: Sequence[str], quality: tp.Any, clips: int, batch_size: int, seed: int, name: str
 ) -> Iterator[Tensor]:
+    batches = list(_batches(model, prompts, quality, clips, batch_size, seed))
+    for texts, params in tqdm(batches, name, unit="batch"):
+        yield from model.generate_with(texts, params)[:, 0]
+
+
+def _batches(
+    model: QAMDT, prompts: Sequence[str], quality: tp.Any, clips: int, batch_size: int, seed: int
+) -> Iterator[tuple[list[str | None], GenerationParams]]:
     texts: list[str | None] = [prompts[index % len(prompts)] for index in range(clips)]
-    for first in tqdm(range(0, clips, batch_size), name, unit="batch"):
-        params = model.params.changed(seed=keyed_seed(seed, first), quality=quality)
-        yield from model.generate_with(texts[first : first + batch_size], params)[:, 0]
+    for first in range(0, clips, batch_size):
+        yield (
+            texts[first : first + batch_size],
+            model.params.changed(seed=keyed_seed(seed, first), quality=quality),
+        )
 
 
 def write_curves(curves: dict[str, Points], judge: Predictor, labels: str, out: Path) -> list[str]:
     """Write `quality_curve.json` and `quality_curve.png`.
 
     Args:
-        curves: by name, "level" and perhaps "rise".
+        curves: by name of `ASKED`; "level" is there.
         judge: who scored.
         labels: predictor that the model's training data was labelled by.
         out: folder.
@@ -153,12 +217,11 @@ def write_curves(curves: dict[str, Points], judge: Predictor, labels: str, out: 
 def _lines(curves: dict[str, Points], judge: str, labels: str) -> list[str]:
     lines = [f"Judged by {judge}; the training data was labelled by {labels}.", ""]
     for name, points in curves.items():
-        asked = "level asked for" if name == "level" else "seconds, level rising from 1 to 5"
         low, high = points.band()
-        lines += [f"| {asked} | judged | 95 % | {' | '.join(points.measured)} |".replace("|  |", "|")]
+        lines += [f"| {ASKED[name]} | judged | 95 % | {' | '.join(points.measured)} |".replace("|  |", "|")]
         lines += ["|" + "---|" * (3 + len(points.measured))]
         for index, at in enumerate(points.at):
-            values = "".join(f" {column[index]:.1f} |" for column in points.measured.values())
+            values = "".join(f" {column[index]:.3g} |" for column in points.measured.values())
             lines.append(f"| {at:g} | {points.means[index]:.2f} | {low[index]:.2f}–{high[index]:.2f} |{values}")
         lines += ["", f"Rank correlation over {points.scores.size} clips: {points.rank_correlation:.3f}", ""]
     return lines[:-1]

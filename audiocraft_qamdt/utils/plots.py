@@ -82,19 +82,20 @@ def spectrogram(audio: Tensor, sample_rate: int, path: str | Path, title: str = 
 
 
 def quality_curves(curves: dict[str, dict[str, list[float]]], judge: str, path: str | Path) -> None:
-    """Plot judged quality against the level asked for, and along clips whose level rises, with confidence bands.
+    """Plot judged quality against the level asked for, along clips whose level rises, and against candidates.
 
     Args:
-        curves: "level" and perhaps "rise" → `at`, `mean`, `low`, `high` [K] and `rank_correlation`.
+        curves: "level" and perhaps "rise" and "best_of" → `at`, `mean`, `low`, `high` [K] and `rank_correlation`.
         judge: who judged.
         path: PNG to write.
     """
     with _figure(path, (6, 4)) as axes:
-        labels = {"level": "level asked for", "rise": "seconds"}
-        for name, color in (("level", "tab:blue"), ("rise", "tab:orange")):
-            if name not in curves:
-                continue
-            curve, ax = curves[name], axes if name == "level" else axes.twiny()
+        labels = {"level": "level asked for", "rise": "seconds", "best_of": "candidates"}
+        drawn = [name for name in labels if name in curves]
+        for name, color in zip(drawn, ("tab:blue", "tab:orange", "tab:green"), strict=False):
+            curve, ax = curves[name], axes if name == drawn[0] else axes.twiny()
+            if drawn.index(name) == 2:  # a third scale, above the second
+                ax.spines["top"].set_position(("axes", 1.18))
             ax.plot(curve["at"], curve["mean"], marker="o", color=color)
             ax.fill_between(curve["at"], curve["low"], curve["high"], color=color, alpha=0.2, label="95 %")
             ax.set_xlabel(f"{labels[name]} (rank correlation {curve['rank_correlation']:.2f})", color=color)

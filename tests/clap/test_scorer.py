@@ -1,10 +1,10 @@
-"""Choosing among candidates, with a real CLAP model of a small size."""
+"""Agreement of audio and text, with a real CLAP model of a small size."""
 
 from __future__ import annotations
 
 import torch
 
-from audiocraft_qamdt.clap.scorer import ClapScorer, best_of, windows
+from audiocraft_qamdt.clap.scorer import ClapScorer, windows
 
 
 def test_scores_are_cosines_of_each_pair_and_do_not_depend_on_the_batch(tiny_clap):
@@ -15,12 +15,6 @@ def test_scores_are_cosines_of_each_pair_and_do_not_depend_on_the_batch(tiny_cla
     assert together.shape == (2,) and together.abs().max() <= 1
     assert torch.allclose(together, alone, atol=1e-4)
     assert not torch.allclose(scorer(audio, 16000, ["drums", "drums"])[0], together[0], atol=1e-4)
-
-
-def test_the_best_of_each_text_is_taken():
-    candidates = [torch.tensor([[[1.0]], [[5.0]]]), torch.tensor([[[2.0]], [[4.0]]])]
-    best = best_of(candidates, 16000, ["a", "b"], lambda audio, sample_rate, texts: audio[:, 0, 0])
-    assert best.flatten().tolist() == [2.0, 5.0]
 
 
 def test_long_audio_is_cut_not_cropped_at_random(tiny_clap):

@@ -178,6 +178,7 @@ def test_requests_beyond_the_limits_are_refused_by_the_server(model, tmp_path):
         "candidates": 50,
         "prompt": "word " * 5000,
         "quality": 6,
+        "rerank": "pmos:os:system",
     }
     for name, value in beyond.items():
         with pytest.raises(ValueError, match=name):
@@ -185,6 +186,15 @@ def test_requests_beyond_the_limits_are_refused_by_the_server(model, tmp_path):
     seen = []
     clips = make_clips(model, "m", asked, limits, tmp_path, lambda done, total: seen.append((done, total)))
     assert [path.name for path in clips[0]] == ["0.wav", "0.png"] and seen == [(1, 2), (2, 2)]
+
+
+def test_the_page_keeps_the_best_clip_where_it_is_asked_to(model, tmp_path):
+    from audiocraft_qamdt.generation.app import Asked, Limits, make_clips
+
+    asked = Asked("piano", "", 5, False, 1, 3, 5, 1.0, 2, 3.5, seed=4, candidates=2, rerank="pmos:acoustic")
+    clips = make_clips(model, "m", asked, Limits(), tmp_path, lambda done, total: None)
+    record = json.loads((tmp_path / "4.json").read_text())
+    assert len(clips) == 1 and len(record["scores"]["pmos:acoustic"]) == 2
 
 
 def peak_memory(pid: int) -> int:
@@ -216,7 +226,7 @@ def generated(url: str, values: list) -> str:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_thirty_requests_at_once_take_the_memory_of_one(trained, tmp_path):
-    values = [["piano", "", 3, False, 1, 3, 5, 2, 4, 1, seed, 2, 0] for seed in range(0, 60, 2)]
+    values = [["piano", "", 3, False, 1, 3, 5, 2, 4, 1, seed, 2, 0, ""] for seed in range(0, 60, 2)]
     with serving(trained, tmp_path, "--max-queue", "4") as (url, _, pid):
         assert "event: complete" in generated(url, values[0])
         alone = peak_memory(pid)

@@ -159,7 +159,36 @@ def test_reranking_keeps_the_candidate_that_agrees_best(run, tmp_path, monkeypat
     monkeypatch.setattr("audiocraft_qamdt.builders.get_clap", loudest)
     status, files = run("piano", "--candidates", 3, "--rerank", "clap", "--clap", "my/clap", "--out", tmp_path, *FAST)
     assert status == 0 and len(files) == 1 and set(asked) == {"my/clap"}
-    assert settings(tmp_path / "0000.wav")["candidates"] == 3
+    record = settings(tmp_path / "0000.wav")
+    assert (record["candidates"], record["rerank"], len(record["scores"]["clap"])) == (3, "clap", 3)
+
+
+def test_reranking_by_quality_records_what_chose_and_is_not_done_again(run, tmp_path):
+    arguments = ("piano", "--candidates", 2, "--rerank", "pmos:acoustic", "--seed", 3, "--out", tmp_path / "x.wav")
+    assert run(*arguments, *FAST)[0] == 0
+    record, before = settings(tmp_path / "x.wav"), (tmp_path / "x.wav").stat().st_mtime_ns
+    scores = record["scores"]["pmos:acoustic"]
+    assert record["rerank"] == "pmos:acoustic" and scores[record["chosen"]] == max(scores) and len(set(scores)) == 2
+    assert run(*arguments, *FAST)[0] == 0 and (tmp_path / "x.wav").stat().st_mtime_ns == before
+    assert run(*arguments[:-1], tmp_path / "x.wav", "--rerank", "clap", *FAST)[0] == 2
+
+
+def test_a_line_of_prompts_can_say_what_chooses(run, tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "candidates": 2, "rerank": "pmos"}\n{"prompt": "b"}\n')
+    assert run("--file", tmp_path / "p.jsonl", "--out", tmp_path / "out", *FAST)[0] == 0
+    chosen, plain = (settings(tmp_path / "out" / f"{index:04d}.wav") for index in range(2))
+    assert list(chosen["scores"]) == ["pmos:acoustic"] and "scores" not in plain
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "candidates": 2, "rerank": "pmos:os:system"}\n')
+    assert run("--file", tmp_path / "p.jsonl", "--out", tmp_path / "other", *FAST)[0] == 2
+
+
+def test_a_clip_from_before_the_knob_was_there_is_not_made_again(run, tmp_path):
+    run("piano", "--out", tmp_path / "x.wav", *FAST)
+    record, before = settings(tmp_path / "x.wav"), (tmp_path / "x.wav").stat().st_mtime_ns
+    del record["rerank"]
+    (tmp_path / "x.json").write_text(json.dumps(record))
+    assert run("piano", "--out", tmp_path / "x.wav", *FAST)[0] == 0
+    assert (tmp_path / "x.wav").stat().st_mtime_ns == before
 
 
 def test_ctrl_c_leaves_no_half_file(trained, tmp_path):

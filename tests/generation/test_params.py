@@ -13,11 +13,18 @@ from audiocraft_qamdt.commands import generate
 from audiocraft_qamdt.generation.app import Asked
 from audiocraft_qamdt.generation.config import ALIASES, generation_settings
 from audiocraft_qamdt.generation.files import read_prompts
-from audiocraft_qamdt.generation.params import KNOBS, GenerationParams
+from audiocraft_qamdt.generation.params import KNOBS, GenerationParams, parse_rerank
 
 from .. import test_config
 
-VALUES = {"quality": "4", "pmos": "1:3,2:4", "sampler": "ddim", "extend": "rope", "guidance_interval": "0.1,0.5"}
+VALUES = {
+    "quality": "4",
+    "pmos": "1:3,2:4",
+    "sampler": "ddim",
+    "extend": "rope",
+    "guidance_interval": "0.1,0.5",
+    "rerank": "pmos",
+}
 
 
 def config(*overrides: str):
@@ -41,7 +48,7 @@ def test_every_knob_is_an_option_of_the_command_line(parser, name):
 @pytest.mark.parametrize("name", KNOBS)
 def test_every_knob_is_a_key_of_a_file_of_prompts(tmp_path, name):
     parse = KNOBS[name].metadata["parse"]
-    value = "x" if parse is str else [0.1, 0.5] if name == "guidance_interval" else 1
+    value = "x" if parse in (str, parse_rerank) else [0.1, 0.5] if name == "guidance_interval" else 1
     (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "piano", name: value}))
     assert read_prompts(tmp_path / "p.jsonl") == [{"prompt": "piano", name: value}]
 
