@@ -39,13 +39,13 @@ def _quality_curve(args: argparse.Namespace) -> int:
     from ..reports.quality_curve import along_rise, by_candidates, by_level, write_curves
 
     refuse_foreign(args.out, *_OWN)
+    if args.rerank and f"{PMOS}:{args.judge}" in scorer_names(args.rerank):
+        raise ValueError(f"--judge {args.judge} chooses among the candidates of --rerank {args.rerank}: choose another")
     model = QAMDT.get_pretrained(args.model, args.device)
     labels = store.load(args.model).quality_statistics.get("predictor")
     judge = load_predictor(args.judge, args.device)
     if judge.name == labels:
         raise ValueError(f"--judge {judge.name} labelled the training data of {args.model}: choose another judge")
-    if args.rerank and f"{PMOS}:{args.judge}" in scorer_names(args.rerank):
-        raise ValueError(f"--judge {args.judge} chooses among the candidates of --rerank {args.rerank}: choose another")
     model.set_generation_params(candidates=1, **given_knobs(args, _CHOSEN))
     prompts = read_descriptions(args.data)
     options = {"clips": args.clips, "batch_size": args.batch_size, "seed": args.seed}

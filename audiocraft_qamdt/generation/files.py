@@ -237,9 +237,9 @@ def run_jobs(
     with tqdm(total=len(todo), unit="clip", disable=None) as bar:
         report = progress or (lambda done, total: bar.set_postfix_str(f"step {done} of {total}"))
         for batch in _batches(todo, batch_size):
-            made = _make(batch, model, report)
-            for index, (clip, audio) in enumerate(zip(batch, made.best, strict=True)):
-                yield write(clip.job, audio, model.sample_rate, clip.record, overwrite, made.record(index))
+            candidates = _make(batch, model, report)
+            for index, (clip, audio) in enumerate(zip(batch, candidates.best, strict=True)):
+                yield write(clip.job, audio, model.sample_rate, clip.record, overwrite, candidates.record(index))
                 bar.update()
 
 

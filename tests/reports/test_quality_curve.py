@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
+from audiocraft_qamdt.cli import main
 from audiocraft_qamdt.quality.predictors.base import load_predictor
-from audiocraft_qamdt.reports.quality_curve import Points, write_curves
+from audiocraft_qamdt.reports.quality_curve import Points, _best_of, by_candidates, write_curves
 
 LEVELS = [1.0, 2.0, 3.0, 4.0, 5.0]
 
@@ -47,3 +49,24 @@ def test_figures_are_written_with_who_judged_and_who_labelled(tmp_path):
     assert (tmp_path / "new" / "quality_curve.md").read_text() == "\n".join(lines) + "\n"
     assert (tmp_path / "new" / "quality_curve.png").stat().st_size > 5000
     assert len(list((tmp_path / "new").iterdir())) == 3
+
+
+def test_the_best_of_n_is_the_mean_over_groups_of_n_candidates():
+    total = torch.tensor([[1.0], [4.0], [3.0], [2.0]])
+    judged = torch.tensor([[[10.0], [20.0], [40.0], [30.0]]])
+    assert [_best_of(judged, total, size).item() for size in (1, 2, 4)] == [25.0, 30.0, 20.0]
+
+
+def test_what_chooses_rises_with_the_candidates_and_another_predictor_judges(model):
+    model.set_generation_params(candidates=4, rerank="pmos:acoustic", steps=2, duration=1.0)
+    curve = by_candidates(model, ["piano", "drums"], load_predictor("playground"), clips=3, batch_size=2)
+    assert curve.at == [1.0, 2.0, 4.0] and curve.scores.shape == (3, 3)
+    chosen = curve.measured["pmos:acoustic"]
+    assert chosen[0] < chosen[1] < chosen[2]
+    judged = model.candidates_with(["piano", "drums"], model.params)
+    assert judged.scores["pmos:acoustic"].shape == (4, 2)
+
+
+def test_the_judge_must_not_be_what_chose(tmp_path, caplog):
+    asked = ["quality-curve", "m", "--data", str(tmp_path), "--out", str(tmp_path / "x"), "--rerank", "pmos:playground"]
+    assert main(asked) == 2 and "--judge playground chooses among the candidates" in caplog.text
