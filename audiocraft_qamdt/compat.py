@@ -18,7 +18,6 @@ import typing as tp
 from pathlib import Path
 
 from .lazy import Deferred, LazyImports, import_lazily
-from .utils.reading import JsonObject
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +151,7 @@ def _read_clap_as_data() -> None:
         vars(importlib.import_module(module))["load_state_dict"] = read_clap_checkpoint
 
 
-def read_clap_checkpoint(path: str | Path, map_location: str = "cpu", skip_params: bool = True) -> JsonObject:
+def read_clap_checkpoint(path: str | Path, map_location: str = "cpu", skip_params: bool = True) -> dict[str, tp.Any]:
     """Read a laion-clap checkpoint's state dict, as data only, with the arguments of laion_clap's own function.
 
     Raises:

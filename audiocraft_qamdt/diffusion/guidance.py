@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..utils.reading import JsonObject
 from .samplers import Denoise
 from .settings import Guidance
 
-Conditions = JsonObject
+Conditions = dict[str, tp.Any]
 """Keyword arguments of the network besides (x, t): tensors with the batch first, or dicts of them."""
 
 Predict = tp.Callable[..., Tensor]

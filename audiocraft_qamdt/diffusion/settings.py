@@ -6,13 +6,11 @@ import math
 import typing as tp
 from dataclasses import dataclass, field
 
-from ..utils.reading import JsonObject
-
 # name -> (class in diffusers, its options). `ddim` has the published timesteps and coefficients; the authors' inference
 # runs it with eta=1 (`ddpm.py`, lines 1928 and 2026). The others space their steps evenly in the logarithm of the
 # signal-to-noise ratio: on Gaussian data, whose solution is known, 25 steps of dpmsolver++ are 0.2 % from the solution
 # that way, and 6.5 % with steps spaced evenly in time.
-SAMPLERS: dict[str, tuple[str, JsonObject]] = {
+SAMPLERS: dict[str, tuple[str, dict[str, tp.Any]]] = {
     "ddim": (
         "DDIMScheduler",
         {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading"},
@@ -27,7 +25,7 @@ SAMPLERS: dict[str, tuple[str, JsonObject]] = {
 }
 
 _FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-FLOW_SAMPLERS: dict[str, tuple[str, JsonObject]] = {
+FLOW_SAMPLERS: dict[str, tuple[str, dict[str, tp.Any]]] = {
     "euler": ("FlowMatchEulerDiscreteScheduler", {}),
     "heun": ("FlowMatchHeunDiscreteScheduler", {}),
     "dpmsolver++": (

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..utils.reading import JsonObject
 from .mdt import MaskedDiffusionTransformer
 
 CONFIG_KEYS = (
@@ -27,7 +26,7 @@ CONFIG_KEYS = (
 )
 
 # What the published class has no argument for.
-PUBLISHED: JsonObject = {
+PUBLISHED: dict[str, tp.Any] = {
     "ffn": "gelu",
     "positions": "sincos",
     "quality": ("clip",),
