@@ -208,13 +208,13 @@ class QAMDTSolver(MusicGenSolver):
 
     def run(self) -> None:
         """Train to the last epoch, and complete a history that a killed run left without its last epoch."""
-        with self._checked_cache():
+        with self.checked_cache():
             super().run()
         if flashy.distrib.is_rank_zero():
             self.xp.link.update_history(self.history)
 
     @contextlib.contextmanager
-    def _checked_cache(self) -> tp.Iterator[None]:
+    def checked_cache(self) -> tp.Iterator[None]:
         """Refuse latents in `cache.path` of another codec, data or settings; as a writer, hold its share of them."""
         if not self.cfg.cache.path:
             yield

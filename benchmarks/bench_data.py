@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import statistics
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -17,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from audiocraft_qamdt.compat import CONFIG_ROOT
 from audiocraft_qamdt.data.dataset import QualityMusicDataset
 from audiocraft_qamdt.data.manifest import build_manifest
 from audiocraft_qamdt.latents.codec import LatentCodec
@@ -33,7 +29,7 @@ TRACKS, DURATION = 3, 30.0  # of the music that is read
 WORKERS = 2
 BATCHES, BATCH = 4, 4  # segments of a call of the loader
 CODEC_SECONDS = 10.24
-UPDATES = 10  # of an epoch
+UPDATES, EPOCHS = 4, 5  # of an epoch, and how many of each source are timed
 SOURCES = {"audio": [], "write": ["cache.write=true"], "cached": []}
 
 
@@ -153,23 +149,39 @@ def annotation(settings: Settings) -> Work:
 
 @bench("data/playground-epoch")
 def epoch(settings: Settings) -> Work:
-    """An epoch of `solver=qamdt/playground` from audio, from audio while its latents are written, and from these."""
+    """Short epochs of `solver=qamdt/playground` from audio and from cached latents, in turns."""
     make_dataset(settings.folder / "tracks", tracks=60)
-    seconds = {source: train_stage(source, settings) for source in SOURCES}
+    writing = train_stage(*experiment("write", settings))
+    experiments = {source: experiment(source, settings) for source in ("audio", "cached")}
+    times: dict[str, list[float]] = {source: [] for source in experiments}
+    for _ in range(1 + EPOCHS):
+        for source, (xp, solver) in experiments.items():
+            times[source].append(train_stage(xp, solver))
+    seconds = {source: statistics.median(values[1:]) for source, values in times.items()} | {"write": writing}
     figures = {f"ms per update, {source}": 1000 * value / UPDATES for source, value in seconds.items()}
     return Work(figures=lambda _: figures | {"audio / cached": seconds["audio"] / seconds["cached"]})
 
 
-def train_stage(source: str, settings: Settings) -> float:
-    """Seconds of the train stage of one epoch, by the experiment's own history."""
-    outputs = settings.folder / source
+def experiment(source: str, settings: Settings) -> tuple[Any, Any]:
+    """Dora's experiment and its solver, for the recipe with this source of latents, of `SOURCES`."""
+    from audiocraft_qamdt.train import get_solver, main
+
     tracks = settings.folder / "tracks"
     splits = [f"datasource.{split}={tracks / split}" for split in ("train", "valid", "evaluate", "generate")]
     cache = [] if source == "audio" else [f"cache.path={settings.folder / 'cache'}", *SOURCES[source]]
-    once = ["optim.epochs=1", f"optim.updates_per_epoch={UPDATES}", "generate.every=null", "evaluate.every=null"]
-    options = [*splits, *cache, *once, f"num_threads={settings.threads}", "dataset.valid.num_samples=1"]
-    command = [sys.executable, "-m", "dora", "-P", "audiocraft_qamdt", "run", "solver=qamdt/playground", *options]
-    environment = {**os.environ, "AUDIOCRAFT_DORA_DIR": str(outputs)}
-    subprocess.run(command, cwd=CONFIG_ROOT.parent, env=environment, check=True, stdout=sys.stderr)
-    (history,) = outputs.glob("xps/*/history.json")
-    return json.loads(history.read_text())[0]["train"]["duration"]
+    short = ["optim.epochs=1", f"optim.updates_per_epoch={UPDATES}", "generate.every=null", "evaluate.every=null"]
+    main.dora.dir = settings.folder / source
+    xp = main.get_xp(["solver=qamdt/playground", f"device={settings.device}", *splits, *cache, *short])
+    main.init_xp(xp)
+    with xp.enter():
+        solver = get_solver(xp.cfg)
+        solver.restore()
+    return xp, solver
+
+
+def train_stage(xp: Any, solver: Any) -> float:
+    """Seconds of the train stage of the solver's next epoch."""
+    with xp.enter(), solver.checked_cache():
+        metrics = solver.run_stage("train", solver.train)
+        solver.commit(save_checkpoints=False)
+    return metrics["duration"]
