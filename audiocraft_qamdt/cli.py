@@ -15,20 +15,36 @@ from .commands import (
     evaluate,
     generate,
     grid,
+    listening,
     models,
     noise_range,
     quality_curve,
     report,
 )
+from .commands.parsing import Parser
 from .utils.errors import reporting
 
-TOPICS = [data, annotate, noise_range, captions, generate, app, evaluate, quality_curve, grid, report, models, demo]
+TOPICS = [
+    data,
+    annotate,
+    noise_range,
+    captions,
+    generate,
+    app,
+    evaluate,
+    listening,
+    quality_curve,
+    grid,
+    report,
+    models,
+    demo,
+]
 """Modules whose `add_parsers(commands)` adds subcommands, in the order that `--help` lists them."""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="qamdt", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     for topic in TOPICS:
         topic.add_parsers(commands)
     return parser

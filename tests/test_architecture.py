@@ -28,7 +28,7 @@ FLOORS = [
     {"solver", "generate"},
     {"register"},
     {"train"},
-    {"reports", "sweeps"},
+    {"reports", "sweeps", "listening"},
     {"commands"},
     {"cli"},
 ]

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 import typing as tp
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
-from urllib.parse import urlsplit
 
-LARGEST_BODY = 1 << 19  # bytes; the page's fields fill half of it at most
-SLOWEST_BODY = 30.0  # seconds
-LARGEST_DRAINED = 1 << 26  # bytes of a refused body that are read at most
+from ..utils.serving import LARGEST_BODY, LARGEST_DRAINED, SLOWEST_BODY, KnownHosts, length_fits
+
 RETRY_AFTER = 10  # seconds, of a full queue
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 POSTS = frozenset({"queue/join", "call/generate", "call/v2/generate", "cancel", "reset"})
 """Routes under /gradio_api that the page posts to; all that generate go through the queue."""
 CLOSED = ("proxy=", "upload", "dev/", "run-history", "runs", "vibe", "stream/", "custom_component/")
@@ -30,14 +25,12 @@ class Admission:
 
     Args:
         app: what is let into.
-        hosts: names that a request's Host (and Origin) may give; loopback is always known.
-        any_address: take numeric addresses too: the server listens on all of the machine's.
+        hosts, any_address: see `KnownHosts`.
     """
 
     def __init__(self, app: tp.Any, hosts: Iterable[str] = (), any_address: bool = False) -> None:
         self.app = app
-        self.hosts = LOOPBACK | {host.lower() for host in hosts}
-        self.any_address = any_address
+        self.hosts = KnownHosts(hosts, any_address)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,12 +53,10 @@ class Admission:
         await self.app(scope, receive, _with_retry_after(send))
 
     def _refusal(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
-        if not self.knows(headers.get("host", "")):
-            return 403, "unknown host: name it with --host or --allow-host"
-        origin = headers.get("origin")
-        if origin and not self.knows(urlsplit(origin).netloc):
-            return 403, "another site's page asks"
-        if not _length_fits(headers.get("content-length", "0")):
+        stranger = self.hosts.refusal(headers.get("host", ""), headers.get("origin"))
+        if stranger is not None:
+            return 403, stranger
+        if not length_fits(headers.get("content-length", "0")):
             return 413, f"a request of more than {LARGEST_BODY} bytes"
         path = scope["path"].strip("/").removeprefix("gradio_api/")
         if scope["method"] == "POST" and path not in POSTS:
@@ -73,29 +64,6 @@ class Admission:
         if scope["method"] not in ("GET", "HEAD", "POST") or path.startswith(CLOSED) or path == "monitoring":
             return 403, "not a route of this page"
         return None
-
-    def knows(self, authority: str) -> bool:
-        """Return whether a Host header names this server."""
-        try:
-            name = urlsplit(f"//{authority}").hostname or ""
-        except ValueError:
-            return False
-        if name.rstrip(".") in self.hosts:
-            return True
-        try:
-            return self.any_address and bool(ipaddress.ip_address(name))
-        except ValueError:
-            return False
-
-
-def hosts_of(host: str, allowed: Iterable[str]) -> tuple[list[str], bool]:
-    """Names that a server on `host` goes by, and whether numeric addresses do too (it listens on all)."""
-    everywhere = host in ("0.0.0.0", "::", "")
-    return [*allowed, *([socket.gethostname()] if everywhere else [host])], everywhere
-
-
-def _length_fits(length: str) -> bool:
-    return length.isascii() and length.isdigit() and len(length) < 12 and int(length) <= LARGEST_BODY
 
 
 async def _body(receive: Receive, largest: int = LARGEST_BODY) -> bytes | None:

@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import shutil
-import socket
 import tempfile
 import threading
 import time
@@ -19,7 +18,8 @@ from ..data.attributes import Curve
 from ..diffusion.settings import STOCHASTIC
 from ..utils import plots
 from ..utils.reading import JsonObject
-from .admission import Admission, hosts_of
+from ..utils.serving import check_port, hosts_of
+from .admission import Admission
 from .files import Job, run_jobs
 from .params import CLAP, KNOBS, PMOS, PREDICTOR
 from .qamdt import QAMDT
@@ -320,7 +320,7 @@ def serve(
         OSError: the port is taken.
     """
     gradio = _gradio()
-    _check_port(host, port)
+    check_port(host, port)
     model = QAMDT.get_pretrained(name, device, dtype, adapters=adapters)
     with tempfile.TemporaryDirectory(prefix="qamdt-app-") as folder:
         page = build(model, " + ".join([name, *adapters]), limits, Path(folder))
@@ -336,15 +336,6 @@ def serve(
             footer_links=["api"],
             theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         )
-
-
-def _check_port(host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            raise OSError(f"cannot listen on {host}:{port} ({error}): choose another --port or --host") from error
 
 
 def _admission(host: str, allow_hosts: tp.Sequence[str]) -> tp.Any:

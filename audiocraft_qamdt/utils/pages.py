@@ -24,11 +24,15 @@ th:first-child, td:first-child { text-align: left; }
 """
 
 
-POLICY = (
-    "default-src 'none'; img-src data:; media-src data:; base-uri 'none'; form-action 'none'; "
-    f"style-src 'sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'"
-)
-"""Policy of a page: pictures and sound within it, and its own style; no script runs."""
+def _policy(style: str, script: str, sources: str) -> str:
+    """Policy of a page: pictures and sound within it, its own style, its own script if it has one, and `sources`."""
+    parts = ["default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'", f"style-src {_hash(style)}"]
+    parts += [f"script-src {_hash(script)}"] if script else []
+    return "; ".join([*parts, sources])
+
+
+def _hash(content: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
 class Cell(tp.NamedTuple):
@@ -85,20 +89,32 @@ def _picture(path: Path) -> str:
     return f'<img src="{embed(path.read_bytes(), "image/png")}" alt="{html.escape(path.stem)}">'
 
 
-def write_page(path: Path, title: str, parts: tp.Iterable[str]) -> None:
-    """Write a page that needs no other file.
+def write_page(
+    path: Path,
+    title: str,
+    parts: tp.Iterable[str],
+    *,
+    style: str = STYLE,
+    script: str = "",
+    sources: str = "media-src data:",
+) -> None:
+    """Write a page that needs no other file, but for what `sources` names.
 
     Args:
         path: HTML file.
         title: of the window, as it is to be read.
         parts: HTML of the body.
+        style: CSS.
+        script: JavaScript that runs after the body was read; "" = none runs.
+        sources: further directives of the page's Content-Security-Policy.
     """
+    policy = _policy(style, script, sources)
     page = (
         '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
+        f"<title>{html.escape(title)}</title><style>{style}</style></head>\n<body>\n"
+        + "\n".join([*parts, *([f"<script>{script}</script>"] if script else [])])
         + "\n</body>\n</html>\n"
     )
     with replacing(path) as part:

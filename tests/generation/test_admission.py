@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from audiocraft_qamdt.generation.admission import LARGEST_BODY, Admission, hosts_of
+from audiocraft_qamdt.generation.admission import Admission
+from audiocraft_qamdt.utils.serving import LARGEST_BODY, hosts_of
 
 POST = "/gradio_api/call/generate"
 

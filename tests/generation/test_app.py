@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,12 +19,7 @@ import pytest
 
 from audiocraft_qamdt.compat import CONFIG_ROOT
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --autoplay-policy=no-user-gesture-required"
-).split()
-PATIENCE = 180_000  # milliseconds; a busy machine is slow
+from ..helpers.browser import PATIENCE, browsing, need_browser
 
 # What the server is started with: addresses beyond this machine are written down and refused.
 GUARD = """
@@ -81,9 +75,7 @@ def serving(trained, folder: Path, *options: str) -> Iterator[tuple[str, Path, i
 @pytest.fixture(scope="module")
 def served(request, tmp_path_factory):
     """That server, for a browser."""
-    pytest.importorskip("playwright", reason="it is not installed: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine: apt-get install chromium")
+    need_browser()
     with serving(request.getfixturevalue("trained"), tmp_path_factory.mktemp("app")) as server:
         yield server
 
@@ -101,23 +93,10 @@ def _wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
 
 @pytest.fixture
 def page(served):
-    """The page in Chromium, with what it complains of (`problems`) and where it connects to (`addresses`)."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as api:
-        browser = api.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        page.set_default_timeout(PATIENCE)
-        page.problems, page.addresses = [], []
-        complain = page.problems.append
-        page.on("console", lambda message: complain(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: complain(str(error)))
-        page.on("response", lambda reply: complain(f"{reply.status} {reply.url}") if reply.status >= 400 else None)
-        page.on("request", lambda request: page.addresses.append(request.url))
-        page.goto(served[0])
+    """See `browsing`."""
+    with browsing(served[0]) as page:
         page.wait_for_selector("#generate")
         yield page
-        browser.close()
 
 
 def fill(page, **values: str) -> None:
