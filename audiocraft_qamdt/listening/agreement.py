@@ -27,8 +27,8 @@ def krippendorff_alpha(units: Mapping[Hashable, Sequence[float]], difference: Di
     levels = sorted({value for values in paired for value in values})
     if len(levels) < 2:
         return None
-    coincidences = sum(_coincidences(values, levels) for values in paired)  # o_ck [V, V]
-    totals = np.sum(coincidences, axis=1)  # n_c
+    coincidences = np.sum([_coincidences(values, levels) for values in paired], axis=0)  # o_ck [V, V]
+    totals = coincidences.sum(axis=1)  # n_c
     distances = _DISTANCES[difference](np.array(levels, dtype=float), totals)  # δ²_ck
     observed = (coincidences * distances).sum()
     expected = (np.outer(totals, totals) * distances).sum() / (totals.sum() - 1)

@@ -17,6 +17,7 @@ from ..metrics.base import Clip
 from ..metrics.folders import named_audio, read_clip
 from ..metrics.texts import read_captions
 from ..utils.loudness import SHORTEST, measure_loudness
+from .design import MOST_BEEPS
 
 logger = logging.getLogger(__name__)
 
@@ -106,10 +107,10 @@ def write_clip(source: Path, to: Path, gain: float) -> None:
 
 
 def write_beeps(to: Path, beeps: int, loudness: float) -> None:
-    """Write an attention check: beeps to count."""
+    """Write an attention check: beeps to count, of a length that does not tell how many."""
     time = np.arange(round(_EVERY * _CHECK_RATE)) / _CHECK_RATE
     tone = np.sin(2 * np.pi * _PITCH * time) * np.sin(np.pi * np.clip(time / _BEEP, 0, 1))
-    samples = torch.from_numpy(np.concatenate([tone] * beeps + [np.zeros_like(tone)])).float()
+    samples = torch.from_numpy(np.concatenate([tone] * beeps + [0 * tone] * (MOST_BEEPS - beeps + 1))).float()
     gain = 10 ** ((loudness - measure_loudness(samples[None], _CHECK_RATE)) / 20)
     _write(to, (samples * gain).clamp(-1, 1).numpy(), _CHECK_RATE)
 

@@ -81,7 +81,10 @@ class _Spread:
 
     @classmethod
     def of(cls, judgements: Sequence[Judgement]) -> _Spread:
-        """Sum over raters and over clips, and take off what both hold (Cameron, Gelbach and Miller 2011)."""
+        """Add what raters share to what clips share, less what both hold (Cameron, Gelbach and Miller 2011).
+
+        The error is never below that of raters, of clips or of independent judgements alone.
+        """
         values = np.array([one.value for one in judgements], dtype=float)
         residuals = values - values.mean()
         each = _variance(residuals, range(len(values))) or 0.0
@@ -89,7 +92,7 @@ class _Spread:
         known = [variance for variance in shared if variance is not None]
         both = sum(known) - each if len(known) == 2 else sum(known)
         counts = [len({one[key] for one in judgements}) for key in (0, 1)]
-        error = max(both, each) ** 0.5 if known else None
+        error = max(both, each, *known) ** 0.5 if known else None
         return cls(float(values.mean()), each**0.5, error, len(values), *counts)
 
     @property

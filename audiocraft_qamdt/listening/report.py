@@ -156,19 +156,20 @@ def report_on(results: Sequence[Result], key: Key, allow_failed: int = 0) -> Lis
 
 
 def _sift(results: Sequence[Result], key: Key, allow_failed: int) -> tuple[list[Result], list[LeftOut]]:
-    counted: dict[str, Result] = {}
+    counted: list[Result] = []
     left_out: list[LeftOut] = []
+    first: dict[str, str] = {}
     for result in results:
         wrong, checks = result.wrong(key)
-        if wrong > allow_failed:
-            reason = f"{wrong} of {checks} attention checks failed"
-        elif result.rater in counted:
-            reason = f"a second result of this rater, the first is {counted[result.rater].where}"
+        if result.rater in first:
+            reason = f"a second result of this rater, the first is {first[result.rater]}"
+            left_out.append(LeftOut(result.rater, result.where, reason))
+        elif wrong > allow_failed:
+            left_out.append(LeftOut(result.rater, result.where, f"{wrong} of {checks} attention checks failed"))
         else:
-            counted[result.rater] = result
-            continue
-        left_out.append(LeftOut(result.rater, result.where, reason))
-    return list(counted.values()), left_out
+            counted.append(result)
+        first.setdefault(result.rater, result.where)
+    return counted, left_out
 
 
 class _Rated(tp.NamedTuple):
@@ -244,8 +245,8 @@ def _in_order(wins: _Wins, key: Key) -> _Wins:
 
 def _win_rate(system: str, against: str, question: str, judgements: list[Judgement]) -> WinRate:
     values = [one.value for one in judgements]
-    counts = [values.count(value) for value in (1.0, 0.5, 0.0)]
-    return WinRate(system, against, question, *counts, rate_of(judgements))
+    wins, ties, losses = (values.count(value) for value in (1.0, 0.5, 0.0))
+    return WinRate(system, against, question, wins, ties, losses, rate_of(judgements))
 
 
 def _agreement(results: list[Result], key: Key) -> list[Agreement]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import socket
@@ -89,13 +88,12 @@ class ResultsServer(ThreadingHTTPServer):
             ValueError: they are none of this test.
             OSError: there are too many, or the disk is full.
         """
-        content = parse_json(body.decode("utf-8"), "the answers")
-        result = parse_result(content, "the answers", self.key)
+        result = parse_result(parse_json(body.decode("utf-8"), "the answers"), "the answers", self.key)
         path = self.results / f"{hashlib.sha256(body).hexdigest()[:24]}.json"
         if not path.exists() and sum(1 for _ in self.results.glob("*.json")) >= MOST_RESULTS:
             raise OSError(f"{self.results} holds {MOST_RESULTS} results: no more are taken")
         with replacing(path) as part:
-            part.write_text(json.dumps(content), encoding="utf-8")
+            part.write_bytes(body)
         logger.info("results of %r in %s", result.rater, path)
 
 
@@ -140,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             self.server.keep(body)
-        except ValueError as error:  # of the encoding, of JSON or of the answers
+        except (ValueError, RecursionError) as error:  # of the encoding, of JSON or of the answers
             self._answer(400, str(error))
         except OSError as error:
             logger.error("answers were not kept: %s", error)

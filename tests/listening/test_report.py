@@ -101,6 +101,15 @@ def test_of_two_results_of_a_rater_the_first_counts(rating, tmp_path):
     assert found["left_out"][0]["file"] == files[0]
 
 
+def test_a_rater_who_failed_gets_no_second_try(rating, tmp_path):
+    key, path = rating
+    second = answers(key, "anna", better(5, 1)) | {"finished": "2026-01-02T10:00:00.000Z"}
+    failed = answers(key, "anna", better(5, 1), checks_right=False)
+    files = write(tmp_path / "results", second, failed, answers(key, "ben", better(3, 3)))
+    found = report(files, path, tmp_path / "out.json")
+    assert found["raters"] == ["ben"] and [one["file"] for one in found["left_out"]] == [files[1], files[0]]
+
+
 def test_results_of_another_page_are_refused(rating, preference, tmp_path, caplog):
     files = write(tmp_path / "results", answers(preference[0], "anna", lambda *_: True))
     assert main(["listening-test", "report", *files, "--key", str(rating[1])]) == 2
