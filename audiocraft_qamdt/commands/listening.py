@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..listening.design import KINDS
 from .output import say
 from .parsing import Parser
 
-KINDS = ("rating", "preference")
+_MAKE = "qamdt listening-test NAME=DIR [NAME=DIR ...] --out PAGE [options]"
 
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
     listening = commands.add_parser(
         "listening-test",
         help="let people rate clips of several systems, blind",
-        usage="qamdt listening-test NAME=DIR [NAME=DIR ...] --out PAGE [options]\n"
+        usage=f"{_MAKE}\n"
         "       qamdt listening-test serve PAGE --results DIR [options]\n"
         "       qamdt listening-test report RESULTS [RESULTS ...] --key PAGE/key.json [options]",
     )
@@ -25,9 +26,6 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     _add_make(tasks.add_parser("make", help="make a page (need not be named)", usage=_MAKE))
     _add_serve(tasks.add_parser("serve", help="serve a page and keep what raters answer"))
     _add_report(tasks.add_parser("report", help="evaluate answers"))
-
-
-_MAKE = "qamdt listening-test NAME=DIR [NAME=DIR ...] --out PAGE [options]"
 
 
 def _add_make(make: argparse.ArgumentParser) -> None:

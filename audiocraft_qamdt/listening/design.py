@@ -120,7 +120,6 @@ class Key:
         listed = [{"prompt": self.prompts.get(name or "", ""), "trials": trials} for name, trials in items.items()]
         return {
             "id": self.test,
-            "title": self.title,
             "perRater": self.per_rater,
             "neither": NEITHER,
             "items": listed,

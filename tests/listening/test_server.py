@@ -112,7 +112,7 @@ def test_what_is_no_result_is_refused_and_not_kept(served, tmp_path, body):
 def test_bodies_are_bounded(served):
     assert ask(served, "/results", "POST", b"x" * (LARGEST_BODY + 1))[0] == 413
     assert ask(served, "/results", "POST", b"x", Content_Length="9" * 30)[0] == 413
-    assert ask(served, "/results", "POST", Transfer_Encoding="chunked", Content_Length="1")[0] == 413
+    assert ask(served, "/results", "POST", b"x", Transfer_Encoding="chunked", Content_Length="1")[0] == 413
 
 
 def test_a_slow_body_is_given_up(page, tmp_path, monkeypatch):
