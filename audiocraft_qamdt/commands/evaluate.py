@@ -13,12 +13,17 @@ from .output import say
 
 if tp.TYPE_CHECKING:
     from ..metrics.folders import FolderReport
+    from ..metrics.table import Setup
 
 logger = logging.getLogger(__name__)
 
 OLD_NAMES = {"fad": "frechet", "is": "inception"}
 """Names of --metrics that metrics had before → the names that they have everywhere."""
 DEFAULT_METRICS = "frechet:playground,inception:playground,pmos:acoustic,silence"
+CALIBRATED_METRICS = (
+    "frechet:playground,kad:playground,coverage:playground,inception:playground,kl:playground,pmos:acoustic,"
+    "pmos:playground,silence"
+)
 
 
 def add_parsers(commands: argparse._SubParsersAction) -> None:
@@ -28,11 +33,10 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--against", type=Path, help="second folder to measure; each difference gets a p-value")
     evaluate.add_argument(
         "--metrics",
-        default=DEFAULT_METRICS,
         help="comma-separated: frechet:NETWORK, kad:NETWORK, coverage:NETWORK, inception:NETWORK, kl:NETWORK, "
         "clap:clap, pmos:PREDICTOR, silence; "
         "NETWORK is playground, vggish, passt, clap or encodec, with =CHECKPOINT for other weights (default: "
-        f"{DEFAULT_METRICS})",
+        f"{DEFAULT_METRICS}; with --calibrate more)",
     )
     evaluate.add_argument("--captions", type=Path, help="JSON, JSON lines or CSV; default: sidecars beside the files")
     evaluate.add_argument(
@@ -46,6 +50,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--best-of", type=int, help="candidates that each clip was chosen from; recorded in the key")
     evaluate.add_argument("--seed", type=int, help="seed that the clips were generated with; recorded in the key")
     evaluate.add_argument("--device", default="auto")
+    _add_calibration(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
     train = commands.add_parser("playground-classifier", help="train the network of the playground's metrics")
@@ -53,6 +58,24 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--pieces", type=int, default=3000)
     train.add_argument("--epochs", type=int, default=8)
     train.set_defaults(run=_train_classifier)
+
+
+def _add_calibration(evaluate: argparse.ArgumentParser) -> None:
+    group = evaluate.add_argument_group("calibration", "how far to trust the metrics: see docs/evaluation.md")
+    group.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="degrade the folder of --generated (real music) step by step, and tell from which step on each metric "
+        "notices; distances compare with --reference, or else with every second file",
+    )
+    group.add_argument("--kinds", help="comma-separated kinds of degradation (default: all)")
+    group.add_argument("--strengths", help="comma-separated, above 0 up to 1 (default: 0.1,0.2,0.4,0.6,0.8,1)")
+    group.add_argument("--clip-seconds", type=float, help="duration of the excerpt of each file (default: 5)")
+    group.add_argument("--clips", type=int, help="excerpts to take in all (default: one of each file)")
+
+
+_CALIBRATION = ("kinds", "strengths", "clip_seconds", "clips")
+_EVALUATION = ("against", "best_of", "seed")
 
 
 def parse_metrics(text: str) -> tuple[dict[str, list[str]], dict[str, JsonObject]]:
@@ -80,20 +103,42 @@ def parse_metrics(text: str) -> tuple[dict[str, list[str]], dict[str, JsonObject
 
 def _evaluate(args: argparse.Namespace) -> int:
     from ..builders import resolve_device
-    from ..metrics.folders import cache_folder, evaluate_folders
     from ..metrics.networks import Networks
-    from ..metrics.table import Setup, build_metrics
+    from ..metrics.table import Setup
     from ..utils.outputs import check_file, check_ours
 
+    _check_options(args)
     table = _table_path(args.out)
     # JSON goes to the path as it was typed, so that the table beside it can never be what replaces it.
     check_file(args.out, (".json", ".md"))
-    check_ours(args.out, lambda content: {"generated", "numbers", "scores"} <= content.keys(), "the results")
+    check_ours(args.out, _is_result, "the results")
     if table.exists() and not args.out.exists():
         raise FileExistsError(f"{table} is there without {args.out}: the table would replace it, choose another --out")
-    switches, settings = parse_metrics(args.metrics)
+    switches, settings = parse_metrics(args.metrics or (CALIBRATED_METRICS if args.calibrate else DEFAULT_METRICS))
     device = resolve_device(args.device)
-    setup = Setup(Networks(settings, device), {"frechet": {"extrapolate": not args.no_extrapolate}}, device)
+    options = {"frechet": {"extrapolate": not args.no_extrapolate, "per_clip": not args.calibrate}}
+    setup = Setup(Networks(settings, device), options, device)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    (_calibrate if args.calibrate else _measure)(args, table, switches, setup)
+    return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse options that would have no effect."""
+    without = _EVALUATION if args.calibrate else _CALIBRATION
+    given = [f"--{name.replace('_', '-')}" for name in without if getattr(args, name) is not None]
+    if given:
+        raise ValueError(f"{', '.join(given)}: {'not with' if args.calibrate else 'only with'} --calibrate")
+
+
+def _is_result(content: dict[str, tp.Any]) -> bool:
+    return {"generated", "numbers", "scores"} <= content.keys() or {"generated", "responses"} <= content.keys()
+
+
+def _measure(args: argparse.Namespace, table: Path, switches: dict[str, list[str]], setup: Setup) -> None:
+    from ..metrics.folders import cache_folder, evaluate_folders
+    from ..metrics.table import build_metrics
+
     reports = [
         evaluate_folders(
             folder,
@@ -107,14 +152,37 @@ def _evaluate(args: argparse.Namespace) -> int:
         for folder in (args.generated, args.against)
         if folder is not None
     ]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     _write(args.out, table, reports)
-    return 0
+
+
+def _calibrate(args: argparse.Namespace, table: Path, switches: dict[str, list[str]], setup: Setup) -> None:
+    from ..metrics.calibration import calibrate, draw
+    from ..metrics.folders import cache_folder
+    from ..metrics.table import build_metrics
+    from ..utils.files import write_json
+
+    chosen: dict[str, tp.Any] = {"seconds": args.clip_seconds, "clips": args.clips}
+    if args.kinds is not None:
+        chosen["kinds"] = args.kinds.split(",")
+    if args.strengths is not None:
+        chosen["strengths"] = list(map(float, args.strengths.split(",")))
+    found = calibrate(
+        args.generated,
+        args.reference,
+        lambda: build_metrics(switches, setup),
+        captions=args.captions,
+        cache=args.cache or cache_folder(),
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
+    write_json(args.out, found.to_dict())
+    draw(found, table.with_suffix(".png"))
+    _write_table(table, found.markdown())
+    say([*found.markdown(), f"{found.clips} clips degraded; plot: {table.with_suffix('.png')}"])
 
 
 def _write(out: Path, table: Path, reports: list[FolderReport]) -> None:
     """Write one or two folders' numbers and their table, and show the table."""
-    from ..utils.files import replacing, write_json
+    from ..utils.files import write_json
 
     first, *more = reports
     content, lines = first.to_dict(), first.markdown()
@@ -123,10 +191,16 @@ def _write(out: Path, table: Path, reports: list[FolderReport]) -> None:
         content |= {"against": other.to_dict(), "comparison": comparison}
         lines = first.markdown_against(other)
     write_json(out, content)
-    with replacing(table) as part:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _write_table(table, lines)
     spent = [f"{one.clips} clips, {one.audio_seconds:.0f} s of audio in {one.seconds:.1f} s" for one in reports]
     say([*lines, *spent])
+
+
+def _write_table(table: Path, lines: list[str]) -> None:
+    from ..utils.files import replacing
+
+    with replacing(table) as part:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _table_path(out: Path) -> Path:

@@ -36,6 +36,7 @@ class SampleMetric(Metric):
 
     def compare_with(self, name: str, reference: Sample) -> None:
         """Compare with this sample, which all ranks know, and not with what batches bring."""
+        reference.settle()
         self.reference_name, self.reference = name, reference
 
     def add_reference(self, clip: Clip) -> None:

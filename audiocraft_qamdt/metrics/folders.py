@@ -184,16 +184,23 @@ def compare_with_folder(
         metrics: those that compare with nothing stay as they are.
         folder, cache, level: see `read_reference`.
     """
-    name, known = Path(folder).resolve().name, dict[str, Reference]()
+    known: dict[str, Reference] = {}
+
+    def of(network: Network) -> Reference:
+        if network.name not in known:
+            known[network.name] = read_reference(folder, network, cache, level)
+        return known[network.name]
+
+    compare_with(metrics, Path(folder).resolve().name, of)
+
+
+def compare_with(metrics: list[Metric], name: str, reference: Callable[[Network], Reference]) -> None:
+    """Let distances between sets compare with the set of that name, of which `reference` gives a network's view."""
     for metric in metrics:
-        if isinstance(metric, (FrechetMetric, SampleMetric)):
-            if metric.network.name not in known:
-                known[metric.network.name] = read_reference(folder, metric.network, cache, level)
-            reference = known[metric.network.name]
-            if isinstance(metric, FrechetMetric):
-                metric.compare_with(name, reference.moments)
-            else:
-                metric.compare_with(name, reference.sample)
+        if isinstance(metric, FrechetMetric):
+            metric.compare_with(name, reference(metric.network).moments)
+        elif isinstance(metric, SampleMetric):
+            metric.compare_with(name, reference(metric.network).sample)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..quality.predictors.base import load_predictor
+from ..quality.predictors.base import Predictor, load_predictor
 from .base import AUDIOCRAFT, Batch, Metric, Network, Number, SumOverRanks
 from .bootstrap import half_width
 from .clap import ClapNetwork, TextAgreement
@@ -32,12 +32,20 @@ class Setup:
         options: a solver's `metrics` config as a dict; a metric's section has its settings.
         device: where metrics compute.
         compress: reference audio through the codec, for AudioCraft's `use_gt`; None = there is no codec.
+        predictors: those loaded so far.
     """
 
     networks: Networks
     options: Mapping[str, tp.Any] = field(default_factory=dict)
     device: str = "cpu"
     compress: Callable[[Tensor], Tensor] | None = None
+    predictors: dict[str, Predictor] = field(default_factory=dict)
+
+    def predictor(self, name: str) -> Predictor:
+        """Return the predictor of that name, loaded when it is first asked for."""
+        if name not in self.predictors:
+            self.predictors[name] = load_predictor(name, self.device)
+        return self.predictors[name]
 
 
 def _frechet(network: str, setup: Setup) -> Metric:
@@ -56,7 +64,7 @@ def _clap(network: str, setup: Setup) -> Metric:
 def _pmos(predictor: str, setup: Setup) -> Metric:
     if not predictor:
         raise ValueError("pmos: name the predictor, e.g. acoustic (evaluate.metrics.pmos=[acoustic], or pmos:acoustic)")
-    return PredictedMOS(load_predictor(predictor, setup.device))
+    return PredictedMOS(setup.predictor(predictor))
 
 
 OURS = {"fad": "frechet", "kld": "kl", "text_consistency": "clap", "chroma_cosine": "another metric"}

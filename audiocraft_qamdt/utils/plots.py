@@ -175,6 +175,26 @@ def bars(values: tp.Mapping[str, float], path: str | Path, *, xlabel: str) -> No
         axes.grid(axis="x", alpha=0.3)
 
 
+def grid(cells: tp.Mapping[str, tp.Mapping[str, tuple[float, str]]], path: str | Path, *, label: str) -> None:
+    """Draw a grid of colours with a text in each cell.
+
+    Args:
+        cells: row → column → value from 0 to 1 (NaN = white) and text.
+        path: PNG to write.
+        label: what the colours mean.
+    """
+    columns = list(next(iter(cells.values())))
+    values = [[row[column][0] for column in columns] for row in cells.values()]
+    with _figure(path, (3 + 0.75 * len(columns), 2 + 0.35 * len(cells))) as axes:
+        image = axes.imshow(values, vmin=0, vmax=1, cmap="viridis_r", aspect="auto", alpha=0.6)
+        for place, row in enumerate(cells.values()):
+            for other, column in enumerate(columns):
+                axes.text(other, place, row[column][1], ha="center", va="center", fontsize=7)
+        axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8)
+        axes.set_yticks(range(len(cells)), list(cells), fontsize=8)
+        axes.figure.colorbar(image, ax=axes, label=label)
+
+
 class _figure:
     """A figure with one pair of axes that is saved under its name when the block ends well."""
 

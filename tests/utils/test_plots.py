@@ -32,8 +32,9 @@ def drawn(path) -> np.ndarray:
         lambda path: plots.error_lines({"a": [Point(0, 1, 0.1), Point(1, 2, None, 0.2)]}, path, xlabel="x", title="t"),
         lambda path: plots.error_bars({"a": (1.0, 0.1), "b": (2.0, None)}, path, title="t", best=2.0),
         lambda path: plots.bars({"a": 1.0, "b": 100.0}, path, xlabel="seconds"),
+        lambda path: plots.grid({"a": {"x": (0.1, "0.1"), "y": (math.nan, "")}}, path, label="strength"),
     ],
-    ids=["loss_curve", "curves", "spectrogram", "error_lines", "error_bars", "bars"],
+    ids=["loss_curve", "curves", "spectrogram", "error_lines", "error_bars", "bars", "grid"],
 )
 def test_every_plot_is_a_picture(tmp_path, draw):
     draw(tmp_path / "plot.png")
