@@ -165,7 +165,7 @@ def _calibrate(args: argparse.Namespace, table: Path, switches: dict[str, list[s
     if args.kinds is not None:
         chosen["kinds"] = args.kinds.split(",")
     if args.strengths is not None:
-        chosen["strengths"] = list(map(float, args.strengths.split(",")))
+        chosen["strengths"] = _strengths(args.strengths)
     found = calibrate(
         args.generated,
         args.reference,
@@ -178,6 +178,13 @@ def _calibrate(args: argparse.Namespace, table: Path, switches: dict[str, list[s
     draw(found, table.with_suffix(".png"))
     _write_table(table, found.markdown())
     say([*found.markdown(), f"{found.clips} clips degraded; plot: {table.with_suffix('.png')}"])
+
+
+def _strengths(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--strengths {text}: give numbers with commas between them, e.g. 0.2,0.5,1") from error
 
 
 def _write(out: Path, table: Path, reports: list[FolderReport]) -> None:

@@ -70,7 +70,11 @@ def cut_excerpts(
         seconds: duration of an excerpt; a shorter file is taken whole.
         clips: about how many in all: of fewer files several excerpts each, of more every n-th file; None = one of each.
         captions: see `read_captions`.
+    Raises:
+        ValueError: no clips, or clips of no duration.
     """
+    if seconds <= 0 or (clips is not None and clips < 1):
+        raise ValueError(f"--clip-seconds and --clips must be above 0, got {seconds:g} and {clips}")
     files = named_audio(folder)
     texts = read_captions(captions, files)
     names = list(files)

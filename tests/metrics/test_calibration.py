@@ -177,6 +177,8 @@ def test_a_reference_folder_is_compared_with_and_all_files_are_degraded(tmp_path
 MISTAKES = {
     "kind": (["--calibrate", "--kinds", "noize"], "no degradation is called noize: choose from noise"),
     "strength": (["--calibrate", "--strengths", "0,0.5"], "--strengths: each must be above 0 and at most 1"),
+    "no number": (["--calibrate", "--strengths", "weak"], "--strengths weak: give numbers"),
+    "no clips": (["--calibrate", "--clips", "0"], "must be above 0, got 5 and 0"),
     "against": (["--calibrate", "--against", "x"], "--against: not with --calibrate"),
     "no calibration": (["--kinds", "noise"], "--kinds: only with --calibrate"),
     "one clip": (["--calibrate", "--clips", "1"], "1 clips to degrade and 0 to compare with: give more files"),
