@@ -588,8 +588,8 @@ class QAMDTSolver(MusicGenSolver):
 
     def _build_metrics(self) -> list[base.Metric]:
         switches, options = dict_from_config(self.cfg.evaluate.metrics), dict_from_config(self.cfg.metrics)
-        level = stage.Level(self.cfg.generate.audio)
-        return stage.stage_metrics(switches, options, str(self.device), self.compression_model, level)
+        level, protocol = stage.Level(self.cfg.generate.audio), self.cfg.evaluate.protocol
+        return stage.stage_metrics(switches, options, str(self.device), self.compression_model, level, protocol)
 
     def _generate_to_evaluate(self, batch: Batch) -> base.Batch:
         audio, infos = batch

@@ -38,6 +38,11 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         "NETWORK is playground, vggish, passt, clap or encodec, with =CHECKPOINT for other weights (default: "
         f"{DEFAULT_METRICS}; with --calibrate more)",
     )
+    evaluate.add_argument(
+        "--protocol",
+        default="ours",
+        help="whose conventions networks follow: ours (the default), audiocraft, fadtk, audioldm_eval or stable-audio",
+    )
     evaluate.add_argument("--captions", type=Path, help="JSON, JSON lines or CSV; default: sidecars beside the files")
     evaluate.add_argument(
         "--out",
@@ -117,7 +122,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     switches, settings = parse_metrics(args.metrics or (CALIBRATED_METRICS if args.calibrate else DEFAULT_METRICS))
     device = resolve_device(args.device)
     options = {"frechet": {"extrapolate": not args.no_extrapolate, "per_clip": not args.calibrate}}
-    setup = Setup(Networks(settings, device), options, device)
+    setup = Setup(Networks(settings, device, args.protocol), options, device)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     (_calibrate if args.calibrate else _measure)(args, table, switches, setup)
     return 0

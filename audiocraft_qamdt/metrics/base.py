@@ -58,6 +58,10 @@ class Network:
     classes: int | None = None
     module: nn.Module
 
+    def heard(self, clip: Clip) -> Tensor:
+        """Return what it takes of a clip: the mono audio."""
+        return clip.audio
+
     def __call__(self, audio: Tensor, sample_rate: int) -> Outputs:
         """Return outputs, on the CPU, for a mono clip [S]."""
         raise NotImplementedError
@@ -85,6 +89,7 @@ class Clip:
         sample_rate: Hz.
         text: its description; None = there is none.
         raw: [C, S] or [S] as generated, before channels were mixed and the level normalised; None = as `audio`.
+        channels: [C, S] that `audio` is mixed from; None = it was mono.
     Raises:
         ValueError: audio that is empty or not finite.
     """
@@ -94,6 +99,7 @@ class Clip:
     sample_rate: int
     text: str | None = None
     raw: Tensor | None = None
+    channels: Tensor | None = None
     _outputs: dict[str, Outputs] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -112,7 +118,7 @@ class Clip:
     def outputs(self, network: Network) -> Outputs:
         """Return the network's output for the clip, computed once for all metrics."""
         if network.name not in self._outputs:
-            self._outputs[network.name] = network(self.audio, self.sample_rate)
+            self._outputs[network.name] = network(network.heard(self), self.sample_rate)
         return self._outputs[network.name]
 
 

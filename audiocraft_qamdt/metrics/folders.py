@@ -75,8 +75,8 @@ def read_clip(path: Path, name: str = "", text: str | None = None, level: Level 
         ValueError: naming the file, when it cannot be decoded, is empty or holds NaN.
     """
     audio, sample_rate = read_audio(path)
-    mono = (audio if level is None else level(audio, sample_rate)).mean(0)
-    clip = Clip(str(path), mono, sample_rate, text, raw=audio)
+    channels = audio if level is None else level(audio, sample_rate)
+    clip = Clip(str(path), channels.mean(0), sample_rate, text, raw=audio, channels=channels)
     if clip.audio.abs().max() < SILENT <= audio.abs().max():
         logger.warning("%s: its channels cancel each other when they are mixed; networks hear silence", path)
     clip.name = name or clip.name  # errors name the file, scores its place in the folder

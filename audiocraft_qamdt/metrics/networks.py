@@ -13,6 +13,7 @@ from ..playground import classifier
 from .base import Network, Outputs, safe
 from .clap import ClapNetwork
 from .passt import PasstNetwork
+from .protocols import OURS, ProtocolNetwork, protocol_of
 from .vggish import VGGishNetwork
 from .weights import label, weights_of
 
@@ -75,14 +76,26 @@ class Networks:
     Args:
         settings: name → arguments of its constructor in `NETWORKS`.
         device: where they compute.
+        protocol: key of `PROTOCOLS`: how they hear clips.
     """
 
-    def __init__(self, settings: tp.Mapping[str, tp.Mapping[str, object]], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        settings: tp.Mapping[str, tp.Mapping[str, object]],
+        device: torch.device | str = "cpu",
+        protocol: str = OURS,
+    ) -> None:
         self.settings, self.device = settings, str(device)
+        self.name, self.protocol = protocol, protocol_of(protocol)
         self.loaded: dict[str, Network] = {}
 
     def get(self, name: str) -> Network:
-        """Return the network of that name.
+        """Return the network of that name, which hears clips as the protocol has it; errors as in `plain`."""
+        network = self.plain(name)
+        return network if self.name == OURS else ProtocolNetwork(network, self.name, self.protocol.conventions(name))
+
+    def plain(self, name: str) -> Network:
+        """Return the network of that name itself.
 
         Raises:
             ValueError: there is none.
@@ -91,5 +104,7 @@ class Networks:
         if name not in NETWORKS:
             raise ValueError(f"unknown network {name!r}: choose one of {', '.join(NETWORKS)}")
         if name not in self.loaded:
-            self.loaded[name] = NETWORKS[name](**self.settings.get(name, {}), device=self.device)
+            conventions = self.protocol.conventions(name)
+            settings = {**self.settings.get(name, {}), **(conventions.settings if conventions is not None else {})}
+            self.loaded[name] = NETWORKS[name](**settings, device=self.device)
         return self.loaded[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing as tp
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,10 @@ from .base import Clip, MeanMetric, Metric, Network, SumOverRanks, replicate_zer
 
 CLIPPING = 1e-6
 """Added to the probabilities inside the logarithm of KL's second argument, as in AudioCraft."""
+
+
+SPLIT_SEED = 2020
+"""Of the order of clips in `SplitInceptionScore`, as in audioldm_eval."""
 
 
 def probabilities(clip: Clip, network: Network) -> Tensor:
@@ -56,6 +61,40 @@ class InceptionScore(Metric):
         return self.replicated({"inception": (self.negative_entropy / self.count + entropy).exp()})
 
 
+class SplitInceptionScore(Metric):
+    """Mean inception score of parts, into which clips in the order of their names are shuffled, as audioldm_eval does.
+
+    Args:
+        network: a classifier.
+        splits: number of parts.
+    """
+
+    def __init__(self, network: Network, splits: int) -> None:
+        super().__init__()
+        _classes(network)
+        self.network, self.instrument, self.splits = network, network.name, splits
+        self.found: dict[str, Tensor] = {}
+
+    def add(self, clip: Clip) -> None:
+        self.found[clip.name] = probabilities(clip, self.network)
+
+    def reduce(self, total: SumOverRanks) -> None:
+        self.found = {name: found for part in total.gather(self.found) for name, found in part.items()}
+
+    def compute(self) -> dict[str, float]:
+        count = len(self.found)
+        if count < self.splits:
+            raise ValueError(f"inception in {self.splits} parts needs as many clips, there are {count}")
+        order = np.random.RandomState(SPLIT_SEED).permutation(count)
+        rows = torch.stack([self.found[name] for name in sorted(self.found)])[order]
+        scores = []
+        for part in range(self.splits):
+            rows_of = rows[part * count // self.splits : (part + 1) * count // self.splits]
+            divergence = torch.xlogy(rows_of, rows_of) - torch.xlogy(rows_of, rows_of.mean(0))
+            scores.append(divergence.sum(1).mean().exp())
+        return {"inception": torch.stack(scores).mean().item()}
+
+
 class KLDivergence(MeanMetric):
     """Mean KL divergence between the class probabilities of each generated clip and of its own reference.
 
@@ -63,12 +102,17 @@ class KLDivergence(MeanMetric):
     KL(generated ‖ reference), and `kl_both` their sum. AudioCraft's function computes them: the second argument has
     `CLIPPING` added inside the logarithm. A clip longer than the classifier's window has the mean of its windows'
     probabilities.
+
+    Args:
+        network: a classifier.
+        quantities: those that are wanted.
     """
 
     needs = frozenset({"pairs"})
-    quantities = ("kl", "kl_reverse", "kl_both")
+    quantities: tuple[str, ...] = ("kl", "kl_reverse", "kl_both")
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, quantities: tuple[str, ...] = quantities) -> None:
+        self.quantities = quantities
         super().__init__()
         _classes(network)
         self.network, self.instrument = network, network.name
@@ -83,4 +127,5 @@ class KLDivergence(MeanMetric):
         generated, reference = probabilities(clip, self.network), self.reference.pop(clip.name)
         forward = kl_divergence(generated, reference, CLIPPING).item()
         reverse = kl_divergence(reference, generated, CLIPPING).item()
-        return {"kl": forward, "kl_reverse": reverse, "kl_both": forward + reverse}
+        found = {"kl": forward, "kl_reverse": reverse, "kl_both": forward + reverse}
+        return {quantity: found[quantity] for quantity in self.quantities}

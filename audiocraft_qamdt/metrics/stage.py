@@ -15,12 +15,18 @@ from ..utils.reading import JsonObject
 from .base import AUDIOCRAFT, AudioCraftBatch, Batch, Clip, Metric, Number, check_audio
 from .folders import cache_folder, compare_with_folder
 from .networks import NETWORKS, Networks
+from .protocols import OURS
 from .signal import Level
 from .table import Setup, build_metrics
 
 
 def stage_metrics(
-    switches: JsonObject, options: JsonObject, device: str, compression_model: tp.Any, level: Level
+    switches: JsonObject,
+    options: JsonObject,
+    device: str,
+    compression_model: tp.Any,
+    level: Level,
+    protocol: str = OURS,
 ) -> list[Metric]:
     """Return metrics of a solver.
 
@@ -30,13 +36,14 @@ def stage_metrics(
         device: where they compute.
         compression_model: AudioCraft's, which its `use_gt` sends reference audio through.
         level: what the references of a folder are brought to, as generated clips are.
+        protocol: its `evaluate.protocol`.
     """
 
     def compress(audio: Tensor) -> Tensor:
         codes, scale = compression_model.encode(audio.to(device))
         return compression_model.decode(codes, scale)[..., : audio.shape[-1]]
 
-    networks = Networks({name: options.get(name, {}) for name in NETWORKS}, device)
+    networks = Networks({name: options.get(name, {}) for name in NETWORKS}, device, protocol)
     switched = {name: value for name, value in switches.items() if name != "base"}
     metrics = build_metrics(switched, Setup(networks, options, device, compress))
     if options["frechet"]["reference"]:
@@ -67,12 +74,13 @@ def generated_batch(
         check_audio(f"generated for {name}", item)
     sizes = torch.tensor([min(info.n_frames, raw.shape[-1]) for info in infos])
     stems = [f"{Path(info.meta.path).stem}_{info.seek_time}" for info in infos]  # AudioCraft's
-    judged, compared = [], []
+    judged, compared = list[Clip](), list[Clip]()
     for index, (name, info) in enumerate(zip(names, infos, strict=True)):
         clip, other = (audio[index, :, : sizes[index]].float().cpu() for audio in (raw, reference))
         level_of = partial(level, sample_rate=info.sample_rate)
-        judged.append(Clip(name, level_of(clip).mean(0), info.sample_rate, info.description, clip))
-        compared.append(Clip(name, level_of(other).mean(0), info.sample_rate))
+        for audio, text, clips in ((clip, info.description, judged), (other, None, compared)):
+            channels = level_of(audio)
+            clips.append(Clip(name, channels.mean(0), info.sample_rate, text, raw=audio, channels=channels))
     normal = torch.stack([level(item, info.sample_rate) for item, info in zip(raw, infos, strict=True)])
     return Batch(judged, compared, seconds, AudioCraftBatch(normal, reference[..., : raw.shape[-1]], sizes, stems))
 

@@ -17,7 +17,7 @@ from .clap import ClapNetwork, TextAgreement
 from .coverage import DensityCoverage, KernelDistance
 from .frechet import FrechetMetric
 from .networks import NETWORKS, Networks
-from .probabilities import InceptionScore, KLDivergence
+from .probabilities import InceptionScore, KLDivergence, SplitInceptionScore
 from .signal import LevelShares, PredictedMOS, RealTimeFactor
 
 logger = logging.getLogger(__name__)
@@ -57,8 +57,13 @@ def _samples(name: str, build: Callable[[Network], Metric]) -> Callable[[str, Se
     return lambda network, setup: build(setup.networks.get(_named(name, network)))
 
 
+def _inception(name: str, setup: Setup) -> Metric:
+    network, splits = setup.networks.get(_named("inception", name)), setup.networks.protocol.splits
+    return InceptionScore(network) if splits is None else SplitInceptionScore(network, splits)
+
+
 def _clap(network: str, setup: Setup) -> Metric:
-    return TextAgreement(tp.cast(ClapNetwork, setup.networks.get(network or "clap")))
+    return TextAgreement(tp.cast(ClapNetwork, setup.networks.plain(network or "clap")))
 
 
 def _pmos(predictor: str, setup: Setup) -> Metric:
@@ -116,8 +121,8 @@ METRICS: dict[str, Callable[[str, Setup], Metric]] = {
     "frechet": _frechet,
     "kad": _samples("kad", KernelDistance),
     "coverage": _samples("coverage", DensityCoverage),
-    "inception": lambda network, setup: InceptionScore(setup.networks.get(_named("inception", network))),
-    "kl": lambda network, setup: KLDivergence(setup.networks.get(_named("kl", network))),
+    "inception": _inception,
+    "kl": lambda network, setup: KLDivergence(setup.networks.get(_named("kl", network)), setup.networks.protocol.kl),
     "clap": _clap,
     "pmos": _pmos,
     "silence": lambda _, setup: LevelShares(),

@@ -12,6 +12,7 @@ import torch
 from audiocraft_qamdt.data.dataset import QualityMusicInfo
 from audiocraft_qamdt.metrics.base import Network, Outputs
 from audiocraft_qamdt.metrics.networks import NETWORKS
+from audiocraft_qamdt.metrics.protocols import PROTOCOLS
 from audiocraft_qamdt.metrics.signal import Level
 from audiocraft_qamdt.metrics.stage import generated_batch, stage_metrics
 from audiocraft_qamdt.metrics.table import METRICS, Evaluation
@@ -101,8 +102,8 @@ def test_reference_folder_and_what_is_off(folder, tmp_path, monkeypatch):
     assert evaluation(tmp_path, folder, *small) == {}
     clean = make_dataset(tmp_path / "clean", tracks=3, duration=2.0, seed=5, splits={"clean": 1.0})["clean"]
     options = ["evaluate.metrics.frechet=[playground]", f"metrics.frechet.reference={clean}"]
-    found = evaluation(tmp_path, folder, *small, *options)
-    assert list(found) == ["frechet_playground-1/clean_n4/best1_seed0"]
+    found = evaluation(tmp_path, folder, *small, *options, "evaluate.protocol=fadtk")
+    assert list(found) == ["frechet_playground-1.fadtk/clean_n4/best1_seed0"]
     assert list((tmp_path / "cache").rglob("*.safetensors"))
 
 
@@ -155,12 +156,12 @@ def music(clips=6):
     return torch.stack([torch.from_numpy(render(compose(3, index), 2.0, 16000)) for index in range(clips)])[:, None]
 
 
-def measured(generated, reference, level, options=OPTIONS):
+def measured(generated, reference, level, options=OPTIONS, protocol="ours"):
     infos = [
         QualityMusicInfo(AudioMeta(f"{index}.wav", 2.0, 16000), 0.0, 24000, 32000, 16000, 1)
         for index in range(len(generated))
     ]
-    evaluation = Evaluation(stage_metrics(SWITCHES, options, "cpu", None, level))
+    evaluation = Evaluation(stage_metrics(SWITCHES, options, "cpu", None, level, protocol))
     evaluation.update(generated_batch(generated, reference, infos, 1.0, level))
     return {number.metric: number.value for number in evaluation.numbers()}
 
@@ -169,6 +170,12 @@ def measured(generated, reference, level, options=OPTIONS):
 def test_references_12_db_below_what_is_generated_are_at_no_distance(loud, settings):
     audio = music()
     assert measured(audio, audio / 4, Level(settings)) == pytest.approx(dict.fromkeys(MEASURED, 0.0), abs=1e-4)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_protocol_treats_references_as_generated_clips(loud, protocol):
+    found = measured(audio := music(), audio / 4, Level(LEVELS["loudness"]), protocol=protocol)
+    assert list(found.values()) == pytest.approx([0.0] * len(found), abs=1e-3)
 
 
 def test_a_level_is_what_takes_12_db_away(loud):
