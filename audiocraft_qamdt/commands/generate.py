@@ -28,7 +28,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     add_knobs(generate, [name for name in KNOBS if name not in _OWN])
     generate.add_argument("--candidates", type=int, default=1, help="clips of each prompt")
     add_rerank(generate, "keep only the best candidate")
-    generate.add_argument("--batch-size", type=int, default=4, help="clips made at once")
+    generate.add_argument("--batch-size", type=int, help="clips made at once; default: as many as fit into memory")
     generate.add_argument("--overwrite", action="store_true", help="replace clips made with other settings")
     generate.set_defaults(run=_generate)
 
@@ -113,7 +113,7 @@ def _generate(args: argparse.Namespace) -> int:
     from ..generation.files import check_writable, make_jobs, read_prompts, run_jobs
 
     for name in ("candidates", "batch_size"):
-        if getattr(args, name) < 1:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: give at least 1")
     rows = [{"prompt": prompt} for prompt in args.prompt] + (read_prompts(args.file) if args.file else [])
     if not rows:

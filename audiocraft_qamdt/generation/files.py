@@ -6,11 +6,12 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import os
+import time
 import typing as tp
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 
@@ -25,6 +26,7 @@ from ..diffusion.settings import parse_interval
 from ..utils.audio import SUFFIXES
 from ..utils.files import locked, part_of, remove_dead_parts, sync, write_json
 from ..utils.loudness import SHORTEST, normalize_loudness
+from ..utils.memory import free_memory, peak_memory_of
 from ..utils.outputs import check_folder, check_ours
 from ..utils.reading import JsonObject, parse_json, read_json, read_lines
 from .params import KNOBS, GenerationParams, parse_quality, parse_rerank, renamed
@@ -34,8 +36,17 @@ from .reranking import Candidates
 
 from audiocraft.data.audio import audio_write
 
+logger = logging.getLogger(__name__)
+
 FORMATS = ("wav", "flac", "mp3", "ogg")
 _NO_PROMPTS = (".csv", ".tsv", ".json", ".xlsx", ".xls", ".ods", ".yaml", ".yml")
+LARGEST_BATCH = 32
+"""Clips made at once at most: more are not faster, and what a killed run loses grows."""
+
+UNMEASURED_BATCH = 4
+USED_SHARE = 0.5
+"""Share of the free memory that a batch may fill: kernels have scratch memory of their own, and others need some."""
+
 DIGEST = "sha256"
 """Key of a clip's settings: hash of the audio that they are about."""
 _FOUND = ("chosen", "scores")
@@ -212,7 +223,7 @@ def run_jobs(
     name: str,
     jobs: Sequence[Job],
     *,
-    batch_size: int = 4,
+    batch_size: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[Path]:
@@ -221,7 +232,7 @@ def run_jobs(
     Args:
         model: its settings hold where a job names none; they are not changed.
         name: of the model, for the record.
-        batch_size: clips made at once.
+        batch_size: clips made at once; None = as many as fit into the memory that is free, at most `LARGEST_BATCH`.
         overwrite: replace files that were made with other settings.
         progress: called after every step of a batch.
     Returns:
@@ -234,13 +245,16 @@ def run_jobs(
     made = [_is_made(clip.job, clip.record, overwrite) for clip in clips]
     yield from (clip.job.path for clip, is_made in zip(clips, made, strict=True) if is_made)
     todo = [clip for clip, is_made in zip(clips, made, strict=True) if not is_made]
+    begin, seconds = time.monotonic(), 0.0
     with tqdm(total=len(todo), unit="clip", disable=None) as bar:
         report = progress or (lambda done, total: bar.set_postfix_str(f"step {done} of {total}"))
-        for batch in _batches(todo, batch_size):
+        for batch in _batches(todo, model, batch_size):
             candidates = _make(batch, model, report)
             for index, (clip, audio) in enumerate(zip(batch, candidates.best, strict=True)):
                 yield write(clip.job, audio, model.sample_rate, clip.record, overwrite, candidates.record(index))
                 bar.update()
+                seconds += clip.params.duration
+                bar.set_postfix_str(f"{seconds / (time.monotonic() - begin):.2f} s of audio per second")
 
 
 def _clip(model: QAMDT, job: Job, origin: JsonObject) -> _Clip:
@@ -251,10 +265,33 @@ def _clip(model: QAMDT, job: Job, origin: JsonObject) -> _Clip:
     return _Clip(job, params, json.loads(json.dumps(record)))
 
 
-def _batches(clips: list[_Clip], size: int) -> Iterator[list[_Clip]]:
-    for _, group in groupby(clips, key=lambda clip: _shared(clip.params)):
-        same = list(group)
-        yield from (same[start : start + size] for start in range(0, len(same), size))
+def _batches(clips: list[_Clip], model: QAMDT, size: int | None) -> Iterator[list[_Clip]]:
+    """Clips that share their settings, wherever they stand, in batches of a size; None = what fits."""
+    groups: list[tuple[GenerationParams, list[_Clip]]] = []
+    for clip in clips:
+        shared = _shared(clip.params)
+        same = next((members for params, members in groups if params == shared), None)
+        if same is None:
+            groups.append((shared, same := []))
+        same.append(clip)
+    for _, same in groups:
+        most = size or _fitting(same, model)
+        yield from (same[start : start + most] for start in range(0, len(same), most))
+
+
+def _fitting(clips: list[_Clip], model: QAMDT) -> int:
+    """Return how many of these clips to make at once: what one of them holds in memory at most is measured."""
+    if len(clips) == 1:
+        return 1
+    if model.predict is not model.model:  # compiled: its buffers are not seen
+        return UNMEASURED_BATCH
+    params = dataclasses.replace(clips[0].params, steps=min(2, clips[0].params.steps), candidates=1)
+    trial = dataclasses.replace(clips[0], params=params)
+    bytes_per_clip = peak_memory_of(lambda: _make([trial], model, None), model.device)
+    usable = USED_SHARE * free_memory(model.device)
+    size = max(1, min(LARGEST_BATCH, len(clips), int(usable / max(1, bytes_per_clip))))
+    logger.info("%d clips at once: %.0f MiB each, %.0f MiB to use", size, bytes_per_clip / 2**20, usable / 2**20)
+    return size
 
 
 def _shared(params: GenerationParams) -> GenerationParams:
@@ -262,7 +299,7 @@ def _shared(params: GenerationParams) -> GenerationParams:
     return dataclasses.replace(params, quality=None, pmos=None, seed=0)
 
 
-def _make(batch: list[_Clip], model: QAMDT, progress: Progress) -> Candidates:
+def _make(batch: list[_Clip], model: QAMDT, progress: Progress | None) -> Candidates:
     attributes, seeds = [], []
     for clip in batch:
         params = clip.params

@@ -20,6 +20,7 @@ from audiocraft_qamdt.compat import CONFIG_ROOT
 from audiocraft_qamdt.generation import files
 from audiocraft_qamdt.generation.files import make_jobs, read_prompts, run_jobs
 from audiocraft_qamdt.generation.qamdt import QAMDT
+from audiocraft_qamdt.utils.memory import peak_memory_of
 
 FAST = ["--steps", "2", "--duration", "1"]
 
@@ -74,6 +75,33 @@ def test_a_file_of_prompts_with_settings_in_each_line(run, tmp_path):
     assert (known[1]["quality"], known[1]["seed"], known[2]["pmos"], known[2]["sampler"]) == (5, 4, 3.2, "ddim")
     assert (known[3]["negative_prompt"], known[3]["guidance_scale"], known[3]["seed"]) == ("noise", 2.0, 1)
     assert soundfile.info(tmp_path / "out" / "0002.wav").duration == pytest.approx(0.5)
+
+
+def test_prompts_are_batched_by_what_they_share_and_sound_as_alone(run, tmp_path, caplog):
+    caplog.set_level("INFO")
+    rows = [{"prompt": f"piano {index}", "duration": (0.5, 1.0)[index % 2], "quality": 1 + index} for index in range(5)]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert run("--file", tmp_path / "p.jsonl", "--out", tmp_path / "batched", *FAST)[0] == 0
+    assert "3 clips at once" in caplog.text and "2 clips at once" in caplog.text
+    assert run("--file", tmp_path / "p.jsonl", "--out", tmp_path / "single", "--batch-size", 1, *FAST)[0] == 0
+    for index, row in enumerate(rows):
+        batched, single = (soundfile.read(tmp_path / kind / f"{index:04d}.wav")[0] for kind in ("batched", "single"))
+        assert len(batched) == len(single) == 16000 * row["duration"]
+        assert abs(batched - single).max() < 1e-3, row
+
+
+@pytest.mark.parametrize("room, sizes", [(2.1, [2, 2, 1]), (0.1, [1] * 5), (100, [5])])
+def test_a_batch_is_as_large_as_memory_allows(model, tmp_path, monkeypatch, room, sizes):
+    jobs = make_jobs(
+        [{"prompt": f"piano {index}"} for index in range(5)], tmp_path, None, {"steps": 2, "duration": 1.0}
+    )
+    clips = [files._clip(model, job, {}) for job in jobs]
+    files._make(clips[:1], model, None)  # tables of positions are kept from now on
+    one = peak_memory_of(lambda: files._make(clips[:1], model, None), model.device)
+    assert one > 4 * 16000
+    monkeypatch.setattr(files, "free_memory", lambda device: int(room * one / files.USED_SHARE))
+    assert [len(batch) for batch in files._batches(clips, model, None)] == sizes
+    assert [len(batch) for batch in files._batches(clips, model, 3)] == [3, 2]
 
 
 def test_quality_of_one_clip_is_not_that_of_the_next_in_its_batch(run, trained, tmp_path):
