@@ -32,6 +32,8 @@ from .generation.qamdt import QAMDT
 from .generation.reranking import load_scorers
 from .latents.compression import LatentCompressionModel
 from .metrics import base, stage, table
+from .metrics.best import BestMetric
+from .metrics.losses import BY_LEVEL, QUARTERS, LossParts
 from .models.compiling import compiled
 from .models.layers import Block
 from .models.masking import TokenMask, draw_mask
@@ -74,7 +76,8 @@ class QAMDTSolver(MusicGenSolver):
         self.base = self._read_base(cfg) if cfg.lora.use else None
         # Not MusicGenSolver's own constructor: it reads language-model sampling settings and AudioCraft's token cache.
         super(MusicGenSolver, self).__init__(cfg)
-        self._best_metric_name: str | None = "loss"
+        # AudioCraft's own rule, the validation loss; None = `update_best_state_from_stage` decides
+        self._best_metric_name: str | None = "loss" if self.best_metric is None else None
         # What AudioCraft writes beside each sample; `generate.*` is what generation reads.
         self.generation_params = {key: cfg.generate[key] for key in ("steps", "sampler", "eta", "seed", "quality")}
         self._use_statistics()
@@ -103,8 +106,12 @@ class QAMDTSolver(MusicGenSolver):
             load_scorers(
                 params, str(self.device), builders.get_clap
             )  # fail now if weights are missing, not epochs later
-        if self.cfg.execute_only is None and self.cfg.evaluate.every:
-            self._build_metrics()  # fail now if weights are missing
+        self.best_metric: BestMetric | None = None
+        if self.cfg.execute_only is None and (self.cfg.evaluate.every or self.cfg.checkpoint.best_metric):
+            metrics = self._build_metrics()  # fail now if weights are missing
+            if self.cfg.checkpoint.best_metric:
+                base_on = bool(self.cfg.evaluate.metrics.base)
+                self.best_metric = BestMetric(self.cfg.checkpoint.best_metric, metrics, base_on)
         self.initialize_optimization()
         self.register_stateful("codec.statistics", "quality_statistics")
         self.register_stateful("codec.probe", write_only=True)
@@ -201,7 +208,8 @@ class QAMDTSolver(MusicGenSolver):
 
     def get_formatter(self, stage_name: str) -> flashy.Formatter:
         return flashy.Formatter(
-            {"lr": ".2E", "loss": ".4f", "grad_norm": ".3E", "rtf": ".3f", "padded": ".1%", "unscored": ".1%"}
+            {"lr": ".2E", "loss": ".4f", "grad_norm": ".3E", "rtf": ".3f", "padded": ".1%", "unscored": ".1%"},
+            exclude_keys=[*QUARTERS, *BY_LEVEL],  # for the history and the report
         )
 
     # ---- restoring and saving
@@ -407,6 +415,29 @@ class QAMDTSolver(MusicGenSolver):
         seed_libraries(self.cfg.seed, flashy.distrib.rank(), self.epoch, stage_name)
         return super().run_stage(stage_name, method, *args, **kwargs)
 
+    def common_train_valid(self, dataset_split: str, **kwargs: tp.Any) -> dict:
+        """Train or validate as AudioCraft does, and add the loss by timestep and by level."""
+        self.loss_parts = LossParts(self.objective.schedule.num_steps, self.device)
+        metrics = super().common_train_valid(dataset_split, **kwargs)
+        return (
+            metrics | self.loss_parts.means(table.sum_over_ranks(self.device))
+            if dataset_split != "evaluate"
+            else metrics
+        )
+
+    def update_best_state_from_stage(self, stage_name: str = "valid") -> None:
+        """Keep the weights if they are the best by `checkpoint.best_metric`, which is measured of them first."""
+        if self.best_metric is not None:
+            if self.should_run_stage("evaluate"):
+                self.run_stage("evaluate", self.evaluate)
+            self._new_best_state = self.best_metric.improves(self.history, self._pending_metrics)
+            if not self._new_best_state:
+                return
+        super().update_best_state_from_stage(stage_name)
+
+    def should_run_stage(self, stage_name: str) -> bool:
+        return stage_name not in self._pending_metrics and super().should_run_stage(stage_name)
+
     def run_step(self, idx: int, batch: Batch, metrics: dict) -> dict:  # type: ignore[override]
         """One training or validation step."""
         latents, infos = self._latents_and_infos(batch)
@@ -415,7 +446,9 @@ class QAMDTSolver(MusicGenSolver):
         noisy = self.objective.add_noise(latents, draws.noise, draws.timesteps)
         with self.autocast:
             prediction = self.predict(noisy, draws.timesteps, mask=draws.mask, **conditions)
-        loss = self.objective.loss(prediction, latents, draws.noise, draws.timesteps).mean()
+        losses = self.objective.loss(prediction, latents, draws.noise, draws.timesteps)
+        self.loss_parts.add(losses, draws.timesteps, self._levels(infos))
+        loss = losses.mean()
         self.deadlock_detect.update("loss")
         if self.is_training:
             self._optimizer_step(loss, metrics)
@@ -466,13 +499,15 @@ class QAMDTSolver(MusicGenSolver):
         """Draw timesteps again that are below the noise range of an item's level."""
         if self.lowest_timesteps is None:
             return timesteps
-        levels = [
-            0 if info.pmos is None or self.qamdt.rule is None else self.qamdt.rule.level(info.pmos) for info in infos
-        ]
-        lowest = torch.tensor([self.lowest_timesteps[level] for level in levels], device=self.device)
+        lowest = torch.tensor([self.lowest_timesteps[level] for level in self._levels(infos)], device=self.device)
         # A generator of its own: noise and masks stay those of the same run without a noise range.
         generator = keyed_generator(*self._step_key(idx), "noise range", device=self.device)
         return self.objective.raise_timesteps(timesteps, lowest, generator, positions)
+
+    def _levels(self, infos: list[QualityMusicInfo]) -> list[int]:
+        """Return the quality level of each item; 0 = unknown."""
+        rule = self.qamdt.rule
+        return [0 if info.pmos is None or rule is None else rule.level(info.pmos) for info in infos]
 
     def _draw_fixed(self, idx: int, latents: Tensor) -> Draws:
         first = (idx * flashy.distrib.world_size() + flashy.distrib.rank()) * self.cfg.dataset.batch_size

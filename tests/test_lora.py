@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from audiocraft_qamdt.checkpoints import adapters, store
 from audiocraft_qamdt.generation.qamdt import QAMDT
 
 from .helpers.audio_folder import make_folder
-from .helpers.runs import solver_in
+from .helpers.runs import dora, experiment, history, log_of, solver_in
 
 SMALL = [
     "solver=qamdt/lora",
@@ -151,6 +153,26 @@ def test_killed_after_an_epoch_and_resumed_is_the_same_run(folder, trained, tune
     assert [epoch["valid"]["loss"] for epoch in first["history"]] == [
         epoch["valid"]["loss"] for epoch in second["history"]
     ]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_resumes_to_the_same_adapter(folder, trained, tmp_path):
+    """Through `dora run`, killed in the second of three epochs, against one that never stopped."""
+    arguments = argv(folder, trained, "optim.epochs=3", "optim.updates_per_epoch=12", "logging.log_updates=12")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert dora(whole, *arguments).returncode == 0, log_of(whole)[-3000:]
+    process, deadline = dora(killed, *arguments, wait=False), time.time() + 300
+    while "Train | Epoch 2 | 6/12" not in log_of(killed):
+        assert process.poll() is None and time.time() < deadline, log_of(killed)[-3000:]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(history(experiment(killed, *arguments))) == 1
+    assert dora(killed, *arguments).returncode == 0, log_of(killed)[-3000:]
+    runs = [experiment(outputs, *arguments) for outputs in (whole, killed)]
+    assert history(runs[0]) == history(runs[1]) and len(history(runs[0])) == 3
+    first, second = (load_file(run / adapters.FOLDER / adapters.WEIGHTS) for run in runs)
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_an_export_is_merged_and_generates_as_the_run(tuned, trained, tmp_path):

@@ -422,6 +422,7 @@ BAD = {
     "unknown dropout": (["+condition_dropout.tempo=0.1"], "condition_dropout.tempo"),
     "compiled shards": (["fsdp.use=true", "compile.train=default"], "fsdp.use=true is not compiled"),
     "compile mode": (["compile.generate=fast"], "compile mode 'fast' is unknown"),
+    "best metric": (["checkpoint.best_metric=pmos"], "checkpoint.best_metric=pmos is not measured by evaluate.metrics"),
     "fuser": (["fuser.sum=[description]", "fuser.cross=[]"], "fuser.sum"),
 }
 

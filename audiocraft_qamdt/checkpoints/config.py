@@ -23,6 +23,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "folder": (str,),
     "mdt.pooled_text": (bool,),
     "generate.quality": (int, float),
+    "checkpoint.best_metric": (str,),
     "generate.clap": (str,),
     "generate.rerank": (str,),
     "generate.negative_prompt": (str,),

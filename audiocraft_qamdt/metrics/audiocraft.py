@@ -32,6 +32,10 @@ def _instrument(options: JsonObject) -> str:
     return "-".join(filter(None, (options["model"], safe(str(details).split("/")[-1]))))
 
 
+KLD = ("kld", "kld_pq", "kld_qp", "kld_both")
+"""What AudioCraft's `kld` gives."""
+
+
 class AudioCraftMetric(Metric):
     """One of AudioCraft's metrics, under the name of its flag.
 
@@ -48,6 +52,7 @@ class AudioCraftMetric(Metric):
     def __init__(self, name: str, options: JsonObject, compress: Compress, device: str) -> None:
         super().__init__()
         self.name, self.use_gt, self.compress = name, options["use_gt"], compress
+        self.quantities = tuple(f"{AUDIOCRAFT}{own}" for own in ((name,) if name != "kld" else KLD))
         self.instrument = f"{_instrument(options)}_gt" if self.use_gt else _instrument(options)
         passt = options.get("passt", {}).get("pretrained_length") if options["model"] == "passt" else None
         with safe_passt(passt) if passt else nullcontext():

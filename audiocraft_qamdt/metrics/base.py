@@ -158,6 +158,7 @@ class Metric:
     """A number about a set of clips, which any order and any division of them over batches and ranks leaves the same.
 
     Attributes:
+        quantities: names of what it gives.
         needs: what it cannot do without: "reference" clips, reference clips in "pairs" with the generated ones, a
             "text" with each clip, or the "seconds" that generating took.
         instrument: what it measures with: network and checkpoint, predictor and version.
@@ -166,6 +167,7 @@ class Metric:
         replicates: quantity → its values [REPLICATES] on clips drawn anew, where it has an interval; after `compute`.
     """
 
+    quantities: tuple[str, ...] = ()
     needs: frozenset[str] = frozenset()
     instrument = ""
     reference_name: str | None = None
@@ -218,13 +220,7 @@ def replicate_zeros(*shape: int) -> Tensor:
 
 
 class MeanMetric(Metric):
-    """Means over clips: what `measure` gives for each.
-
-    Attributes:
-        quantities: names of what it gives.
-    """
-
-    quantities: tuple[str, ...] = ()
+    """Means over clips: what `measure` gives for each."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -70,6 +70,8 @@ class KernelDistance(SampleMetric):
     unbiased, so it can be below 0, and does not fall with the number of clips as Fréchet distances do.
     """
 
+    quantities = ("kad",)
+
     def compute(self) -> dict[str, float]:
         reference, generated = self.sets(2)
         weights = self.generated.weights()
@@ -88,6 +90,8 @@ class DensityCoverage(SampleMetric):
     Each embedding of the reference has a ball that reaches to its fifth neighbour. Density is the mean number of balls
     around a generated embedding, over 5; coverage the share of balls that hold a generated one.
     """
+
+    quantities = ("density", "coverage")
 
     def compute(self) -> dict[str, float]:
         reference, generated = self.sets(NEIGHBOURS + 1)

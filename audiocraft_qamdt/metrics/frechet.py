@@ -137,6 +137,7 @@ class FrechetMetric(Metric):
         per_clip: compute each clip's distance.
     """
 
+    quantities = ("frechet", "frechet_inf")
     needs = frozenset({"reference"})
 
     def __init__(self, network: Network, extrapolate: bool = True, per_clip: bool = True) -> None:

@@ -40,6 +40,8 @@ class InceptionScore(Metric):
         ValueError: it is none.
     """
 
+    quantities = ("inception",)
+
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network, self.instrument = network, network.name

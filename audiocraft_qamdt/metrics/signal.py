@@ -35,6 +35,7 @@ class LevelShares(MeanMetric):
 class RealTimeFactor(Metric):
     """Seconds of work per second of generated audio, on one device; its interval draws batches anew, not clips."""
 
+    quantities = ("rtf",)
     needs = frozenset({"seconds"})
 
     def __init__(self) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from ..builders import get_level_rule, get_quality_statistics
 from ..metrics.base import evaluations, safe
+from ..metrics.losses import BY_LEVEL, QUARTERS
 from ..quality.levels import LevelRule
 from ..utils import pages, plots
 from ..utils.checks import is_number
@@ -123,7 +124,7 @@ def write_report(runs: list[Run], out: Path, *, samples_per_level: int = 4) -> P
     out.mkdir(parents=True, exist_ok=True)
     title = f"QA-MDT: {', '.join(run.name for run in runs)}"
     parts = [f"<h1>{html.escape(title)}</h1>", *map(_summary, runs)]
-    parts += ["<h2>Loss</h2>", pages.pictures([_loss(runs, out)])]
+    parts += ["<h2>Loss</h2>", pages.pictures([_loss(runs, out), *_loss_parts(runs, out)])]
     parts += ["<h2>Metrics by epoch</h2>", pages.pictures(_metrics(runs, out)), *map(_table, runs)]
     for run in runs:
         parts += [f"<h2>Samples of {html.escape(run.name)} by quality level</h2>"]
@@ -142,6 +143,26 @@ def _loss(runs: list[Run], out: Path) -> Path:
     quantities = {"train": "loss", "valid": "loss"}
     plots.curves(histories, quantities, out / "loss.png", ylabel="loss (min-SNR weighted)", title="Loss", size=SMALL)
     return out / "loss.png"
+
+
+def _loss_parts(runs: list[Run], out: Path) -> list[Path]:
+    """Plot each run's validation loss by quarter of the timesteps and by level, where its history has it."""
+    drawn = []
+    for run in runs:
+        for name, parts in (("timestep", QUARTERS), ("level", BY_LEVEL)):
+            lines = {label: [_part(epoch, key) for epoch in run.history] for key, label in parts.items()}
+            lines = {label: epochs for label, epochs in lines.items() if any(epochs)}
+            if lines:
+                drawn.append(out / f"loss_by_{name}_{run.name}.png")
+                title = f"Validation loss by {name}, {run.name}"
+                plots.curves(lines, {"valid": "loss"}, drawn[-1], ylabel="loss", title=title, size=SMALL)
+    return drawn
+
+
+def _part(epoch: dict[str, dict[str, float]], key: str) -> dict[str, dict[str, float]]:
+    """Return an epoch whose validation loss is that of one part; {} = it has none."""
+    value = epoch.get("valid", {}).get(key)
+    return {} if value is None else {"valid": {"loss": value}}
 
 
 def _metrics(runs: list[Run], out: Path) -> list[Path]:

@@ -54,6 +54,7 @@ def test_page_holds_everything_it_shows(trained, tmp_path, capsys):
     assert "silent/n4/best1_seed0" in page and "epoch 2" in page and "solver=qamdt/debug" in page
     pictures = {path.name for path in tmp_path.glob("*.png")}
     assert {"loss.png", "metric_silent-n4-best1_seed0.png"} <= pictures
+    assert {f"loss_by_timestep_{signature}.png", f"loss_by_level_{signature}.png"} <= pictures
     if shutil.which("chromium") is None:
         pytest.skip("the page was not opened: chromium is not installed")
     assert "Quality" in rendered(tmp_path / "report.html", tmp_path / "profile")
