@@ -127,13 +127,14 @@ def test_fine_tuning_from_a_signature_starts_where_it_ended(folder, uninterrupte
 
 
 def test_the_best_weights_are_those_of_the_best_evaluation(folder, tmp_path):
-    """Asked for the highest inception score, of four evaluations; the history has the loss by timestep and level, too."""
+    """Of four evaluations that with the highest inception score; the history has the loss by timestep and level."""
     metrics = ["checkpoint.best_metric=inception", "evaluate.metrics.inception=[playground]", "evaluate.every=1"]
     more = ["optim.epochs=4", "optim.lr=3e-3", "generate.every=null", "generate.steps=4", "checkpoint.save_every=1"]
     arguments = argv(folder, *metrics, *more)
     assert dora(tmp_path, *arguments).returncode == 0, log_of(tmp_path)[-3000:]
     run = experiment(tmp_path, *arguments)
-    judged = [value for epoch in history(run) for key, value in epoch["evaluate"].items() if key.startswith("inception_")]
+    numbers = [item for epoch in history(run) for item in epoch["evaluate"].items()]
+    judged = [value for key, value in numbers if key.startswith("inception_")]
     last = torch.load(run / "checkpoint.th", weights_only=True)
     best = torch.load(run / f"checkpoint_{1 + judged.index(max(judged))}.th", weights_only=True)
     assert len(judged) == len(set(judged)) == 4

@@ -1,7 +1,7 @@
 """Protocols against figures computed from the packages' published formulas, on the same files, with the same network.
 
-The packages cannot be installed with current libraries, and their checkpoints cannot be had here: what they do before
-and after the network is written out in each test with nothing but NumPy, SciPy, librosa, soxr and resampy.
+The packages' checkpoints are not in the tests: what the packages do before and after the network is written out in
+each test with nothing but NumPy, SciPy, librosa, soxr and resampy.
 """
 
 from __future__ import annotations
