@@ -328,10 +328,12 @@ _OF_BASE = (
 _OF_BASE_UNLESS_GIVEN = ("masking", "classifier_free_guidance", "condition_dropout", "mdt.checkpointing")
 
 
-def adopt_base(cfg: DictConfig, given: tp.Sequence[str]) -> store.TrainedModel:
-    """Read the model of `continue_from` (null = the package's) and give a config of `solver=qamdt/lora` its keys.
+def adopt_base(cfg: DictConfig, xp_cfg: DictConfig, given: tp.Sequence[str]) -> store.TrainedModel:
+    """Read the model of `continue_from` (null = the package's) and give the config of `solver=qamdt/lora` its keys.
 
     Args:
+        cfg: the solver's.
+        xp_cfg: the experiment's, which samples and checkpoints read: another object under `dora run`.
         given: overrides of the command line.
     Raises:
         ValueError: naming an override of a key that comes from the model.
@@ -339,10 +341,18 @@ def adopt_base(cfg: DictConfig, given: tp.Sequence[str]) -> store.TrainedModel:
     name = (cfg.continue_from or str(store.EMBEDDED)).removeprefix("//pretrained/")
     base = store.load(name)
     chosen = [override.lstrip("+~").partition("=")[0] for override in given]
-    own = {key: OmegaConf.select(cfg, key) for key in chosen if _is_in(key, _OF_BASE_UNLESS_GIVEN)}
     for key in chosen:
-        if key not in own and (_is_in(key, _OF_BASE) or key in ("model", "conditioner", "qamdt")):
+        unless_given = _is_in(key, _OF_BASE_UNLESS_GIVEN)
+        if not unless_given and (_is_in(key, _OF_BASE) or key in ("model", "conditioner", "qamdt")):
             raise ValueError(f"{key}=: with solver=qamdt/lora it comes from the model ({name}): drop that override")
+    for each in (cfg, xp_cfg):
+        _adopt(each, base, chosen)
+        each.continue_from = str(Path(name).resolve()) if Path(name).exists() else name
+    return base
+
+
+def _adopt(cfg: DictConfig, base: store.TrainedModel, chosen: tp.Sequence[str]) -> None:
+    own = {key: OmegaConf.select(cfg, key) for key in chosen if _is_in(key, _OF_BASE_UNLESS_GIVEN)}
     with open_dict(cfg):
         for key in (*_OF_BASE, *_OF_BASE_UNLESS_GIVEN[:-1]):
             if key in base.cfg:
@@ -350,12 +360,10 @@ def adopt_base(cfg: DictConfig, given: tp.Sequence[str]) -> store.TrainedModel:
                 cfg[key] = OmegaConf.merge(cfg[key], base.cfg[key]) if is_section else base.cfg[key]
         for key, value in own.items():
             OmegaConf.update(cfg, key, value)
-        cfg.continue_from = str(Path(name).resolve()) if Path(name).exists() else name
         if cfg.dataset.segment_duration is None:
             cfg.dataset.segment_duration = base.cfg.dataset.segment_duration
         if base.quality_statistics:  # levels mean what they meant to the model, whatever the new tracks are like
             cfg.quality.statistics = base.quality_statistics
-    return base
 
 
 def _is_in(key: str, sections: tp.Sequence[str]) -> bool:

@@ -128,7 +128,8 @@ class QAMDTSolver(MusicGenSolver):
         """Read the model that an adapter is for, and give the config its shape."""
         if cfg.fsdp.use:
             raise ValueError("fsdp.use=true does not go with solver=qamdt/lora: the frozen weights are not sharded")
-        return builders.adopt_base(cfg, get_xp().argv)
+        xp = get_xp()
+        return builders.adopt_base(cfg, xp.cfg, xp.argv)
 
     def _add_adapter(self, base: store.TrainedModel) -> torch.nn.Module:
         self._check_fits(self.cfg.continue_from, base.model, base.cfg)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from audiocraft_qamdt import cli
 from audiocraft_qamdt.checkpoints import adapters, store
 from audiocraft_qamdt.generation.qamdt import QAMDT
+from audiocraft_qamdt.train import main
 
 from .helpers.audio_folder import make_folder
 from .helpers.runs import dora, experiment, history, log_of, solver_in
@@ -156,8 +157,9 @@ def test_killed_after_an_epoch_and_resumed_is_the_same_run(folder, trained, tune
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_resumes_to_the_same_adapter(folder, trained, tmp_path):
+def test_a_run_that_was_killed_resumes_to_the_same_adapter(folder, trained, tmp_path, monkeypatch):
     """Through `dora run`, killed in the second of three epochs, against one that never stopped."""
+    monkeypatch.setattr(main.dora, "dir", main.dora.dir)  # `experiment` sets it, and `tuned.folder` depends on it
     arguments = argv(folder, trained, "optim.epochs=3", "optim.updates_per_epoch=12", "logging.log_updates=12")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert dora(whole, *arguments).returncode == 0, log_of(whole)[-3000:]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from ..compat import CONFIG_ROOT, point_to_configs
+from ..utils.composing import compose_config
 from ..utils.reading import JsonObject
 
 OPEN = ("datasource", "optim", "schedule", "metrics", "evaluate", "slurm", "wandb", "tensorboard", "logging", "dora")
@@ -143,13 +143,9 @@ def _types(default: object) -> tuple[type, ...] | None:
 @functools.cache
 def _known() -> JsonObject:
     """Every key of the recipes, with its default."""
-    from hydra import compose, initialize_config_dir
-
-    point_to_configs()
     known: object = {}
-    with initialize_config_dir(str(CONFIG_ROOT), version_base="1.3"):
-        for recipe in ("qamdt/playground", "qamdt"):
-            known = _merged(known, OmegaConf.to_container(compose("config", [f"solver={recipe}"])))
+    for recipe in ("qamdt/playground", "qamdt"):
+        known = _merged(known, OmegaConf.to_container(compose_config(f"solver={recipe}")))
     return tp.cast("JsonObject", known)
 
 

@@ -11,8 +11,8 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from ..compat import CONFIG_ROOT, point_to_configs
 from ..models.official import from_official
+from ..utils.composing import compose_config
 from ..utils.reading import JsonObject
 from . import parts, store
 from .hub import fetch_checkpoint, is_hub_name
@@ -137,9 +137,6 @@ def published_statistics() -> JsonObject:
 
 
 def _recipe(shape: JsonObject, vae: str | Path, vocoder: str | Path, overrides: Sequence[str]) -> DictConfig:
-    from hydra import compose, initialize_config_dir
-
-    point_to_configs()
     mdt = {
         "patch": shape["patch_size"],
         "dim": shape["hidden_size"],
@@ -156,5 +153,4 @@ def _recipe(shape: JsonObject, vae: str | Path, vocoder: str | Path, overrides: 
         "latents.mel_vae.vocoder": Path(vocoder).resolve(),
         "dataset.segment_duration": shape["input_size"][0] / 25,  # 25 latent frames per second
     }
-    with initialize_config_dir(str(CONFIG_ROOT), version_base="1.3"):
-        return compose("config", ["solver=qamdt", *(f"{key}={value}" for key, value in values.items()), *overrides])
+    return compose_config("solver=qamdt", *(f"{key}={value}" for key, value in values.items()), *overrides)

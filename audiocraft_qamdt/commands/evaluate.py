@@ -48,7 +48,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         "--out",
         type=Path,
         required=True,
-        help="JSON to write (x.json, x.v1; of x.md, too); a Markdown table goes beside it (x.md, x.v1.md, x.md.md)",
+        help="JSON to write; a Markdown table goes beside it: x.md of x.json, NAME.md of any other NAME",
     )
     evaluate.add_argument("--cache", type=Path, help="folder of reference statistics, default: in the user's cache")
     evaluate.add_argument("--no-extrapolate", action="store_true", help="skip the distance at infinite N")

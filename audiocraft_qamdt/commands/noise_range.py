@@ -63,15 +63,12 @@ def _noise_range(args: argparse.Namespace) -> int:
 
 
 def _recipe(overrides: list[str]) -> tp.Any:
-    from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
 
-    from ..compat import CONFIG_ROOT, point_to_configs
+    from ..utils.composing import compose_config
 
-    point_to_configs()
     try:
-        with initialize_config_dir(str(CONFIG_ROOT), version_base="1.3"):
-            return compose("config", overrides)
+        return compose_config(*overrides)
     except HydraException as error:
         raise ValueError(f"{' '.join(overrides)}: {str(error).strip().splitlines()[0]}") from error
 
