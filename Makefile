@@ -46,10 +46,10 @@ pretrained: install
 	$(BIN)/qamdt playground egs/pretrained --tracks 5000 --degraded 0.5 --seed 31 --splits train=0.98,valid=0.02
 	for split in train valid; do $(BIN)/qamdt annotate egs/pretrained/$$split || exit 1; done
 	test -e egs/pretrained/latents/done || $(BIN)/dora run $(PRETRAINED) cache.write=true mdt.dim=64 mdt.depth=2 \
-	  mdt.decoder_depth=0 optim.epochs=2 optim.updates_per_epoch=260 evaluate.every=null generate.every=null
+	  mdt.decoder_depth=0 optim.epochs=12 optim.updates_per_epoch=260 evaluate.every=null generate.every=null
 	touch egs/pretrained/latents/done
-	$(BIN)/dora run $(PRETRAINED) optim.epochs=28 optim.updates_per_epoch=260 evaluate.every=null generate.every=null
-	$(BIN)/python tools/embed_model.py $(PRETRAINED) optim.epochs=28 optim.updates_per_epoch=260 evaluate.every=null \
+	$(BIN)/dora run $(PRETRAINED) optim.epochs=117 optim.updates_per_epoch=260 evaluate.every=null generate.every=null
+	$(BIN)/python tools/embed_model.py $(PRETRAINED) optim.epochs=117 optim.updates_per_epoch=260 evaluate.every=null \
 	  generate.every=null
 
 # README's pictures, from the embedded model.
