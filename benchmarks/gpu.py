@@ -272,7 +272,9 @@ def run(measured: Bench, only: list[str], limit: float, show: Callable[[str], No
             try:
                 line = measure(what)
             except Exception as error:  # a line that fails must not cost the others: the card is lent for minutes
-                line = Line(what, figure=f"FAILED: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
+                line = Line(
+                    what, figure=f"FAILED: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+                )
         found.append(line)
         show(line.row())
     return found
@@ -292,6 +294,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device here: --device cpu --size xsmall tries the script")
+    if options.batch < 1:
+        parser.error(f"--batch {options.batch}: give at least 1")
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(Path(folder), options.device, precision="bfloat16", batch=options.batch)
@@ -305,7 +309,7 @@ def main(arguments: list[str] | None = None) -> int:
     content = {"device": name, "torch": torch.__version__, "peak_flops": measured.peak, "size": options.size}
     content |= {"batch": options.batch, "lines": [asdict(line) for line in lines]}
     (options.out / "gpu.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
-    return int(any("FAILED" in line.figure for line in lines))
+    return int(any(word in line.figure for line in lines for word in ("FAILED", "NOT EQUAL")))
 
 
 if __name__ == "__main__":

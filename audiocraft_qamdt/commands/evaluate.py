@@ -110,15 +110,14 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ..builders import resolve_device
     from ..metrics.networks import Networks
     from ..metrics.table import Setup
-    from ..utils.outputs import check_file, check_ours
+    from ..utils.outputs import check_beside, check_file, check_ours
 
     _check_options(args)
     table = _table_path(args.out)
     # JSON goes to the path as it was typed, so that the table beside it can never be what replaces it.
     check_file(args.out, (".json", ".md"))
     check_ours(args.out, _is_result, "the results")
-    if table.exists() and not args.out.exists():
-        raise FileExistsError(f"{table} is there without {args.out}: the table would replace it, choose another --out")
+    check_beside(args.out, table, *([table.with_suffix(".png")] if args.calibrate else []))
     switches, settings = parse_metrics(args.metrics or (CALIBRATED_METRICS if args.calibrate else DEFAULT_METRICS))
     device = resolve_device(args.device)
     options = {"frechet": {"extrapolate": not args.no_extrapolate, "per_clip": not args.calibrate}}

@@ -111,10 +111,13 @@ def _generate(args: argparse.Namespace) -> int:
 
     prepare()
     from ..generation.files import check_writable, make_jobs, read_prompts, run_jobs
+    from ..utils.reading import warn_once
 
     for name in ("candidates", "batch_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: give at least 1")
+    if args.rerank and args.candidates < 2 and not args.file:
+        warn_once(f"--rerank {args.rerank} has nothing to choose among: give --candidates of at least 2")
     rows = [{"prompt": prompt} for prompt in args.prompt] + (read_prompts(args.file) if args.file else [])
     if not rows:
         raise ValueError('nothing to generate: give a prompt ("" = none) or --file')

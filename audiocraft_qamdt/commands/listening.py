@@ -101,17 +101,19 @@ def _report(args: argparse.Namespace) -> int:
     from ..listening.report import report_on
     from ..listening.results import read_results
     from ..utils.files import replacing, write_json
-    from ..utils.outputs import check_file, check_ours
+    from ..utils.outputs import check_beside, check_file, check_ours
 
     if args.out is not None:
         check_file(args.out, (".json",))
         check_ours(args.out, lambda content: {"test", "win_rates", "agreement"} <= content.keys(), "the results")
+        check_beside(args.out, args.out.with_suffix(".md"))
     key = Key.read(args.key)
     report = report_on(read_results(args.results, key), key, args.allow_failed)
+    lines = report.markdown()
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.out, report.to_dict())
         with replacing(args.out.with_suffix(".md")) as part:
-            part.write_text("\n".join(report.markdown()) + "\n", encoding="utf-8")
-    say(report.markdown())
+            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_json(args.out, report.to_dict())
+    say(lines)
     return 0

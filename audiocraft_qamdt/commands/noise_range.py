@@ -38,8 +38,12 @@ def _noise_range(args: argparse.Namespace) -> int:
 
     if not 0.5 <= args.auc < 1:
         raise ValueError(f"--auc {args.auc}: an area under the ROC goes from 0.5 (chance) to 1 (always told)")
+    for name in ("tracks", "clips", "steps"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} {getattr(args, name)}: give at least 1")
     statistics = QualityStatistics.load(args.folder)
-    recipe = _recipe(args.overrides or ["solver=qamdt/playground"])
+    solver = [] if any(override.startswith("solver=") for override in args.overrides) else ["solver=qamdt/playground"]
+    recipe = _recipe([*solver, *args.overrides])
     codec = builders.get_codec(recipe.latents)
     builders.check_codec(recipe, codec)
     rule = builders.get_level_rule(recipe.quality, statistics)

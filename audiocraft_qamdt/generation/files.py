@@ -365,8 +365,13 @@ def write(
     first, so that a process killed between the two renames leaves what `_finish` completes.
 
     Raises:
-        ValueError: another process has meanwhile made a clip of that name with other settings.
+        ValueError: another process has meanwhile made a clip of that name with other settings, or the audio has
+            samples that are no numbers.
     """
+    if not audio.isfinite().all():
+        raise ValueError(
+            f"{job.path}: the model made samples that are no numbers, nothing is written; check its weights"
+        )
     job.path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(job.path, "part")
     long = audio.shape[-1] >= SHORTEST * sample_rate

@@ -48,8 +48,8 @@ class Candidates:
 
     @property
     def chosen(self) -> list[int]:
-        """Index of each text's best candidate [B]."""
-        return self.total.argmax(dim=0).tolist()
+        """Index of each text's best candidate [B]; one whose score is no number is never the best of several."""
+        return self.total.nan_to_num(nan=-torch.inf).argmax(dim=0).tolist()
 
     @property
     def best(self) -> Tensor:

@@ -29,6 +29,8 @@ class BestMetric:
     """
 
     def __init__(self, name: str, metrics: Sequence[Metric], with_loss: bool) -> None:
+        if not isinstance(name, str):
+            raise ValueError(f"checkpoint.best_metric={name}: give one name, such as pmos")
         self.name = name
         measured = ["_".join(filter(None, (own, metric.instrument))) for metric in metrics for own in metric.quantities]
         names = [LOSS] * with_loss + [safe(own) for own in measured]

@@ -51,14 +51,17 @@ def normalize_loudness(audio: Tensor, sample_rate: int, headroom: float = 14.0, 
         audio: [channels, S].
         sample_rate: in Hz.
         headroom: in LUFS below full scale (AudioCraft's default).
-        energy_floor: audio with a lower root mean square stays as it is (AudioCraft's default).
+        energy_floor: audio with a lower root mean square stays as it is (AudioCraft's default), and so does audio
+            whose loudness cannot be measured.
     Returns:
         [channels, S] within ±1, but for what stays as it is.
     """
     if audio.square().mean().sqrt() < energy_floor:
         return audio
-    gain = 10 ** ((-headroom - measure_loudness(audio, sample_rate)) / 20)
-    return (audio * gain).tanh_()
+    loudness = measure_loudness(audio, sample_rate)
+    if not math.isfinite(loudness):  # all sound is after the last whole block
+        return audio
+    return (audio * 10 ** ((-headroom - loudness) / 20)).tanh_()
 
 
 def _block_energies(audio: Tensor, sample_rate: int, first: int, stop: int, gate: int, step: int) -> Tensor:

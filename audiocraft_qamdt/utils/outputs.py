@@ -71,6 +71,20 @@ def check_ours(path: str | Path, made_here: Callable[[JsonObject], bool], what: 
         )
 
 
+def check_beside(out: str | Path, *companions: Path) -> None:
+    """Refuse to replace files beside a result that is not there, so that they are not its own.
+
+    Args:
+        out: the result, which `check_ours` has found to be new or ours.
+        companions: what this command writes beside it.
+    Raises:
+        FileExistsError: naming the file.
+    """
+    for companion in companions:
+        if os.path.lexists(companion) and not os.path.lexists(out):
+            raise FileExistsError(f"{companion} is there without {out} and would be replaced: choose another --out")
+
+
 def _is_ours(path: str | Path, made_here: Callable[[JsonObject], bool]) -> bool:
     try:
         content = read_json(path)

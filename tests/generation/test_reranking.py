@@ -46,6 +46,12 @@ def test_the_best_of_each_text_is_taken():
     assert made.record(1) == {"chosen": 0, "scores": {"clap": [5.0, 4.0]}}
 
 
+def test_a_score_that_is_no_number_never_wins():
+    candidates = [torch.full((1, 1, 1), value) for value in (1.0, float("nan"), 5.0)]
+    made = choose(candidates, 16000, ["a"], {"pmos:x": lambda audio, sample_rate, texts: audio[:, 0, 0]})
+    assert made.chosen == [2]
+
+
 def test_a_single_candidate_is_kept_unscored_and_nothing_is_recorded():
     assert load_scorers(GenerationParams(rerank="pmos"), "cpu", no_clap) == {}
     made = Candidates([TONE], {})

@@ -122,6 +122,7 @@ def _spoilt(content, how):
         "no results": {"trials": None},
         "no rater": {"rater": " "},
         "long rater": {"rater": "x" * 65},
+        "half a pair": {"rater": "a\ud800"},
         "no time": {"finished": None},
         "stranger": {"trials": [{**first, "trial": "0" * 16}]},
         "a list for an id": {"trials": [{**first, "trial": ["x"]}]},
@@ -141,6 +142,7 @@ def _spoilt(content, how):
         ("no results", "0.json: not results of a listening test"),
         ("no rater", "rater must be a text"),
         ("long rater", "rater must be a text of at most 64"),
+        ("half a pair", "rater has characters that cannot be written"),
         ("no time", "finished must be a time"),
         ("stranger", "trials[0]: no trial of this test"),
         ("a list for an id", "trials[0]: no trial of this test"),
@@ -175,3 +177,6 @@ def test_an_empty_folder_of_results_and_a_foreign_output_are_named(rating, tmp_p
     command = ["listening-test", "report", str(tmp_path / "results"), "--key", str(rating[1])]
     assert main([*command, "--out", str(rating[1])]) == 2
     assert "was not written by this command" in caplog.text
+    (tmp_path / "s.md").write_text("my notes")
+    assert main([*command, "--out", str(tmp_path / "s.json")]) == 2
+    assert "s.md is there without" in caplog.text and (tmp_path / "s.md").read_text() == "my notes"

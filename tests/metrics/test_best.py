@@ -53,6 +53,11 @@ def test_a_name_that_fits_several_numbers_or_none_is_refused_with_those_there_ar
         best(name)
 
 
+def test_a_list_of_names_is_refused():
+    with pytest.raises(ValueError, match="give one name"):
+        best(["loss"])
+
+
 def test_every_metric_names_what_it_gives():
     """Those of AudioCraft need a solver's config and its weights: their names are of the instance."""
     own = [name for name in METRICS if name not in ("fad", "kld", "text_consistency", "chroma_cosine")]

@@ -130,6 +130,12 @@ def test_the_command_writes_what_annotating_again_keeps_and_other_scores_do_not(
     assert "noise_range" in json.loads((folder / "quality.json").read_text())
 
 
+@pytest.mark.parametrize("option", ["--tracks", "--clips", "--steps"])
+def test_counts_below_one_are_refused(folder, option, caplog):
+    assert qamdt(["noise-range", str(folder), option, "0"]) == 2
+    assert f"{option} 0: give at least 1" in caplog.text
+
+
 @pytest.mark.parametrize("auc", ["0.4", "1"])
 def test_an_area_that_is_none_is_refused(folder, auc, caplog):
     assert qamdt(["noise-range", str(folder), "--auc", auc]) == 2

@@ -51,6 +51,12 @@ def test_silence_stays_and_has_no_loudness():
     assert math.isnan(measure_loudness(silence, 16000))
 
 
+def test_sound_after_the_last_whole_block_stays_as_it_is():
+    audio = torch.zeros(1, 8800)
+    audio[:, 8200:] = 0.5
+    assert torch.equal(normalize_loudness(audio, 16000), audio)
+
+
 @pytest.mark.parametrize("shape", [(1, 6000), (6, 16000)])
 def test_what_has_no_loudness_is_named(shape):
     with pytest.raises(ValueError, match="at most five channels and 0.4 s"):

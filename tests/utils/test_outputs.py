@@ -11,7 +11,7 @@ from audiocraft_qamdt.commands.output import say
 from audiocraft_qamdt.generation.files import Job, check_writable, make_jobs, read_prompts
 from audiocraft_qamdt.utils.errors import reporting
 from audiocraft_qamdt.utils.files import replacing
-from audiocraft_qamdt.utils.outputs import check_file, check_folder
+from audiocraft_qamdt.utils.outputs import check_beside, check_file, check_folder
 from audiocraft_qamdt.utils.quoting import quoted
 
 
@@ -27,6 +27,14 @@ def test_a_name_that_promises_something_else_is_refused(tmp_path, name):
 def test_other_names_are_taken_and_nothing_is_left_behind(tmp_path, name):
     check_file(tmp_path / name, (".json",))
     assert not list(tmp_path.iterdir())
+
+
+def test_files_beside_a_result_are_its_own_or_not_replaced(tmp_path):
+    (tmp_path / "t.png").write_text("somebody's")
+    with pytest.raises(FileExistsError, match="t.png is there without .*t.json"):
+        check_beside(tmp_path / "t.json", tmp_path / "t.md", tmp_path / "t.png")
+    (tmp_path / "t.json").write_text("{}")
+    check_beside(tmp_path / "t.json", tmp_path / "t.md", tmp_path / "t.png")
 
 
 def test_a_folder_below_a_file_is_refused(tmp_path):
