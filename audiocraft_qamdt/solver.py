@@ -98,6 +98,7 @@ class QAMDTSolver(MusicGenSolver):
         builders.check_codec(self.cfg, self.codec)
         self.compression_model = LatentCompressionModel(self.codec)
         self.objective = builders.get_objective(self.cfg.diffusion).to(self.device)
+        self.loss_parts = LossParts(self.objective.schedule.num_steps, self.device)
         self.lowest_timesteps = builders.get_lowest_timesteps(self.cfg, self.objective.schedule)
         self.model: QAMDTModel = builders.get_model(self.cfg, self.codec)  # type: ignore[assignment]
         self.trained: torch.nn.Module = self.model if self.base is None else self._add_adapter(self.base)
