@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..utils.files import replacing, write_json
+from ..utils.files import replacing, write_json, write_lines
 from ..utils.reading import JsonObject
 from .matching import Matcher
 from .refine import make_refiner, refine
@@ -111,8 +111,7 @@ class Comparison:
         captions = {one.name: one.texts for one in self.outcomes}
         table = [one.row() for one in self.outcomes]
         write_json(folder / "compare.json", {"table": table, "agreement": agreement, "captions": captions})
-        with replacing(folder / "compare.md") as part:
-            part.write_text("\n".join(self.lines()) + "\n", encoding="utf-8")
+        write_lines(folder / "compare.md", self.lines())
         draw_comparison(self, folder / "compare.png")
 
 

@@ -163,7 +163,7 @@ def _calibrate(args: argparse.Namespace, table: Path, switches: dict[str, list[s
     from ..metrics.calibration import calibrate, draw
     from ..metrics.folders import cache_folder
     from ..metrics.table import build_metrics
-    from ..utils.files import write_json
+    from ..utils.files import write_json, write_lines
 
     chosen: dict[str, tp.Any] = {"seconds": args.clip_seconds, "clips": args.clips}
     if args.kinds is not None:
@@ -180,7 +180,7 @@ def _calibrate(args: argparse.Namespace, table: Path, switches: dict[str, list[s
     )
     write_json(args.out, found.to_dict())
     draw(found, table.with_suffix(".png"))
-    _write_table(table, found.markdown())
+    write_lines(table, found.markdown())
     say([*found.markdown(), f"{found.clips} clips degraded; plot: {table.with_suffix('.png')}"])
 
 
@@ -193,7 +193,7 @@ def _strengths(text: str) -> list[float]:
 
 def _write(out: Path, table: Path, reports: list[FolderReport]) -> None:
     """Write one or two folders' numbers and their table, and show the table."""
-    from ..utils.files import write_json
+    from ..utils.files import write_json, write_lines
 
     first, *more = reports
     content, lines = first.to_dict(), first.markdown()
@@ -202,16 +202,9 @@ def _write(out: Path, table: Path, reports: list[FolderReport]) -> None:
         content |= {"against": other.to_dict(), "comparison": comparison}
         lines = first.markdown_against(other)
     write_json(out, content)
-    _write_table(table, lines)
+    write_lines(table, lines)
     spent = [f"{one.clips} clips, {one.audio_seconds:.0f} s of audio in {one.seconds:.1f} s" for one in reports]
     say([*lines, *spent])
-
-
-def _write_table(table: Path, lines: list[str]) -> None:
-    from ..utils.files import replacing
-
-    with replacing(table) as part:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _table_path(out: Path) -> Path:

@@ -100,7 +100,7 @@ def _report(args: argparse.Namespace) -> int:
     from ..listening.design import Key
     from ..listening.report import report_on
     from ..listening.results import read_results
-    from ..utils.files import replacing, write_json
+    from ..utils.files import write_json, write_lines
     from ..utils.outputs import check_beside, check_file, check_ours
 
     if args.out is not None:
@@ -112,8 +112,7 @@ def _report(args: argparse.Namespace) -> int:
     lines = report.markdown()
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(args.out.with_suffix(".md")) as part:
-            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_lines(args.out.with_suffix(".md"), lines)
         write_json(args.out, report.to_dict())
     say(lines)
     return 0

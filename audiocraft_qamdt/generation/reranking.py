@@ -39,17 +39,19 @@ class Candidates:
 
     @property
     def total(self) -> Tensor:
-        """Sum of the scores [N, B], with p-MOS on a scale of 0 to 1 beside CLAP's cosine similarity."""
+        """Sum of the scores [N, B], with p-MOS on a scale of 0 to 1 beside CLAP's cosine similarity.
+
+        A candidate whose score is no number has the lowest there is.
+        """
         if not self.scores:
             return torch.zeros(len(self.audio), len(self.audio[0]))
-        return torch.stack([values if name == CLAP else (values - 1) / 4 for name, values in self.scores.items()]).sum(
-            0
-        )
+        scaled = [values if name == CLAP else (values - 1) / 4 for name, values in self.scores.items()]
+        return torch.stack(scaled).sum(0).nan_to_num(nan=-torch.inf)
 
     @property
     def chosen(self) -> list[int]:
-        """Index of each text's best candidate [B]; one whose score is no number is never the best of several."""
-        return self.total.nan_to_num(nan=-torch.inf).argmax(dim=0).tolist()
+        """Index of each text's best candidate [B]."""
+        return self.total.argmax(dim=0).tolist()
 
     @property
     def best(self) -> Tensor:

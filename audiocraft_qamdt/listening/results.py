@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..utils.files import has_surrogates
 from ..utils.reading import read_json
 from .design import Key
 
@@ -51,7 +52,7 @@ def parse_result(content: tp.Any, where: str, key: Key) -> Result:
     rater, finished = content.get("rater"), content.get("finished")
     if not isinstance(rater, str) or not 0 < len(rater.strip()) <= LONGEST_RATER:
         raise ValueError(f"{where}: rater must be a text of at most {LONGEST_RATER} characters, got {rater!r:.80}")
-    if not rater.isprintable():  # half a surrogate pair among them, which no file can hold
+    if has_surrogates(rater):
         raise ValueError(f"{where}: rater has characters that cannot be written, got {rater!r:.80}")
     if not isinstance(finished, str) or len(finished) > LONGEST_RATER:
         raise ValueError(f"{where}: finished must be a time, got {finished!r:.80}")

@@ -19,7 +19,7 @@ from ..quality.levels import LEVELS
 from ..quality.predictors.acoustic import measure
 from ..quality.predictors.base import Predictor
 from ..utils import plots
-from ..utils.files import replacing, write_json
+from ..utils.files import write_json, write_lines
 from ..utils.randomness import keyed_seed
 from ..utils.reading import JsonObject
 
@@ -208,8 +208,7 @@ def write_curves(curves: dict[str, Points], judge: Predictor, labels: str, out: 
         out / "quality_curve.json",
         {"judge": by, "labels": labels, **{name: points.to_dict() for name, points in curves.items()}},
     )
-    with replacing(out / "quality_curve.md") as part:
-        part.write_text("\n".join(lines := _lines(curves, by, labels)) + "\n")
+    write_lines(out / "quality_curve.md", lines := _lines(curves, by, labels))
     plots.quality_curves({name: points.to_dict() for name, points in curves.items()}, by, out / "quality_curve.png")
     return lines
 

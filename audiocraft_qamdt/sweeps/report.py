@@ -10,7 +10,7 @@ from pathlib import Path
 from ..metrics.base import safe
 from ..metrics.table import more_is_better
 from ..utils import pages, plots
-from ..utils.files import replacing
+from ..utils.files import replacing, write_lines
 from ..utils.pages import Cell
 from .arms import Arm, Statistic, Sweep, remarks
 
@@ -45,8 +45,7 @@ def write_grid_report(sweep: Sweep, out: Path, *, baseline: str | None = None) -
     written = Written(*(out / name for name in (f"{NAME}.html", f"{NAME}.md", f"{NAME}.csv", "runs.csv")))
     drawn = draw(sweep, out)
     pages.write_page(written.page, f"Grid {sweep.name}", _html(sweep, reference, drawn))
-    with replacing(written.text) as part:
-        part.write_text("\n".join(markdown(sweep, reference, drawn)) + "\n", encoding="utf-8")
+    write_lines(written.text, markdown(sweep, reference, drawn))
     _write_csv(written.table, _arm_rows(sweep, reference))
     _write_csv(written.runs, _run_rows(sweep))
     return written

@@ -11,7 +11,7 @@ import re
 import shutil
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -235,10 +235,21 @@ def replacing_durably(path: str | Path, mode: str = "wb") -> Iterator[IO[bytes]]
     sync(Path(path).parent)
 
 
+def has_surrogates(text: str) -> bool:
+    """Tell whether a text has halves of characters, which JSON can hold and UTF-8 cannot."""
+    return any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def write_lines(path: str | Path, lines: Iterable[str]) -> None:
+    """Write a text file of these lines in UTF-8, whole or not at all."""
+    with replacing(path) as part:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def write_json(path: str | Path, content: Mapping[str, object]) -> None:
     """Write a JSON file, whole or not at all."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False)
-    if any("\ud800" <= char <= "\udfff" for char in text):  # half a character, which UTF-8 cannot hold
+    if has_surrogates(text):
         text = json.dumps(content, allow_nan=False)
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
