@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from ..helpers.serving import running
+
 
 @dataclass
 class Reply:
@@ -104,10 +106,5 @@ def serve(respond: Callable[[dict[str, Any], int], Reply]) -> Iterator[Server]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     seen.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with running(server):
         yield seen
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -6,13 +6,14 @@ import base64
 import hashlib
 import json
 import re
-import threading
 import typing as tp
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from .serving import running
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -117,14 +118,8 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def hub() -> tp.Iterator[Hub]:
     """A hub that listens while the block runs."""
-    with Hub() as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(Hub()) as server:
+        yield server
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from audiocraft_qamdt.listening.server import ResultsServer
 from audiocraft_qamdt.utils.serving import LARGEST_BODY
 
 from ..helpers.listening import answers, make_systems
+from ..helpers.serving import running
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +30,8 @@ def page(tmp_path_factory):
 
 @contextmanager
 def serving(page, results, **settings):
-    with ResultsServer(page, results, port=0, **settings) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(ResultsServer(page, results, port=0, **settings)) as server:
+        yield server
 
 
 @pytest.fixture
