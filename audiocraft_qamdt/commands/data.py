@@ -31,6 +31,9 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     playground.add_argument("--sample-rate", type=int, default=16000)
     playground.add_argument("--degraded", type=float, default=0.7, help="share of degraded tracks")
     playground.add_argument(
+        "--changing", type=float, default=0.3, help="share of the degraded tracks whose quality changes along them"
+    )
+    playground.add_argument(
         "--splits", type=_splits, help="share of each split, e.g. evaluate=1; default: train=0.7, the others 0.1 each"
     )
     playground.set_defaults(run=_playground)
@@ -70,6 +73,7 @@ def _playground(args: argparse.Namespace) -> int:
         seed=args.seed,
         sample_rate=args.sample_rate,
         degraded=args.degraded,
+        changing=args.changing,
         splits=args.splits or SPLITS,
     )
     say([f"{args.folder}: ready for dset=playground"])

@@ -49,11 +49,16 @@ class Faults:
         return self.start + (self.stop - self.start) * (np.arange(points) + 0.5) / points
 
 
-def draw_faults(seed: int, index: int, degraded: float = 0.7) -> Faults:
-    """Draw the faults of a track: a bad recording often has several, three in ten get better or worse along it.
+CHANGING = 0.3
+"""Share of the degraded tracks that get better or worse along their length."""
+
+
+def draw_faults(seed: int, index: int, degraded: float = 0.7, changing: float = CHANGING) -> Faults:
+    """Draw the faults of a track: a bad recording often has several, and some get better or worse along it.
 
     Args:
         degraded: share of the tracks that are not clean.
+        changing: share of the degraded ones whose severity changes along the track.
     """
     rng = np.random.default_rng((seed, index, 2))
     clean, spare, chosen = rng.uniform() >= degraded, rng.choice(CHAIN), rng.uniform(size=len(CHAIN)) < 0.6
@@ -61,23 +66,23 @@ def draw_faults(seed: int, index: int, degraded: float = 0.7) -> Faults:
     if clean:
         return Faults()
     kinds = tuple(kind for kind, on in zip(CHAIN, chosen, strict=True) if on) or (str(spare),)
-    return Faults(kinds, start, stop if rng.uniform() < 0.3 else start)
+    return Faults(kinds, start, stop if rng.uniform() < changing else start)
 
 
 def make_track(
-    seed: int, index: int, duration: float, sample_rate: int, degraded: float = 0.7
+    seed: int, index: int, duration: float, sample_rate: int, degraded: float = 0.7, changing: float = CHANGING
 ) -> tuple[np.ndarray, JsonObject]:
     """Return a track and its sidecar; the same arguments give the same track.
 
     Args:
         duration: seconds.
         sample_rate: Hz.
-        degraded: share of the tracks that are not clean.
+        degraded, changing: shares, as in `draw_faults`.
     Returns:
         int16 samples [S], and the sidecar: AudioCraft's music metadata, and the key `playground` with what only a
         synthetic track can know. Its `severity_curve[i]` is the severity around `(i + 0.5) * hop` seconds.
     """
-    piece, faults = compose(seed, index), draw_faults(seed, index, degraded)
+    piece, faults = compose(seed, index), draw_faults(seed, index, degraded, changing)
     audio = render(piece, duration, sample_rate)
     generator = np.random.default_rng((seed, index, 3))
     for kind in faults.kinds:
@@ -134,6 +139,7 @@ def make_dataset(
     seed: int = 0,
     sample_rate: int = 16000,
     degraded: float = 0.7,
+    changing: float = CHANGING,
     splits: Mapping[str, float] = SPLITS,
 ) -> dict[str, Path]:
     """Write the data set: a folder per split, with flac files, sidecars and `data.jsonl.gz`.
@@ -146,7 +152,7 @@ def make_dataset(
         duration: seconds of each.
         seed: two data sets of different seeds share no track.
         sample_rate: Hz.
-        degraded: share of the tracks that are not clean.
+        degraded, changing: shares, as in `draw_faults`.
         splits: name → share of the tracks; a split gets at least one.
     Returns:
         split → its folder.
@@ -154,7 +160,13 @@ def make_dataset(
         ValueError: when the folder holds a data set made with other arguments, or the splits cannot be filled.
     """
     folder = Path(folder).absolute()
-    arguments = {"duration": duration, "seed": seed, "sample_rate": sample_rate, "degraded": degraded}
+    arguments = {
+        "duration": duration,
+        "seed": seed,
+        "sample_rate": sample_rate,
+        "degraded": degraded,
+        "changing": changing,
+    }
     _check_recipe(folder, {"tracks": tracks, "splits": dict(splits), **arguments})
     folders = {}
     with tqdm(total=tracks, desc="playground", unit="track") as progress:
@@ -172,7 +184,8 @@ def make_dataset(
 
 def _check_recipe(folder: Path, recipe: JsonObject) -> None:
     path = folder / RECIPE_FILE
-    made = read_sidecar(path) if path.exists() else recipe
+    # Recipes of before `changing` was a choice lack it.
+    made = {"changing": CHANGING, **read_sidecar(path)} if path.exists() else recipe
     different = [key for key in recipe if made.get(key) != recipe[key]]
     if different:
         raise ValueError(

@@ -113,6 +113,23 @@ def test_the_share_of_degraded_tracks_is_a_choice():
     assert 70 < sum(half) < 130 and all(later for earlier, later in zip(half, most, strict=True) if earlier)
 
 
+def test_the_share_of_changing_tracks_is_a_choice_that_leaves_the_rest_alone():
+    none, most = ([draw_faults(0, index, changing=share) for index in range(200)] for share in (0.0, 0.9))
+    assert not any(fault.start != fault.stop for fault in none)
+    assert 100 < sum(fault.start != fault.stop for fault in most) < 150  # of about 140 degraded ones
+    assert [(fault.kinds, fault.start) for fault in none] == [(fault.kinds, fault.start) for fault in most]
+
+
+def test_a_folder_made_before_changing_was_a_choice_is_completed(folder):
+    path = folder / "playground.json"
+    recipe = json.loads(path.read_text())
+    del recipe["changing"]
+    path.write_text(json.dumps(recipe))
+    make_dataset(folder, **RECIPE)
+    with pytest.raises(ValueError, match="made with another changing"):
+        make_dataset(folder, **RECIPE, changing=0.8)
+
+
 def test_clean_tracks_are_what_was_played_at_the_level_of_all(tmp_path):
     from audiocraft_qamdt.playground.dataset import LEVEL
     from audiocraft_qamdt.playground.synthesis import compose, render
