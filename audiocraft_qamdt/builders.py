@@ -40,6 +40,9 @@ from audiocraft.utils.utils import dict_from_config, get_dataset_from_loader
 
 logger = logging.getLogger(__name__)
 
+Range = tuple[float, float]
+"""The least and the largest value."""
+
 SPLITS = ("train", "valid", "evaluate", "generate")
 _audiocraft_conditioner_provider = audiocraft_builders.get_conditioner_provider
 
@@ -268,7 +271,7 @@ def latent_frames(cfg: DictConfig, codec: LatentCodec) -> int:
     return codec.num_frames(round(cfg.dataset.segment_duration * codec.sample_rate))
 
 
-_OF_ANY_NETWORK = ("context_dim", "unknown_level", "checkpointing", "pooled_text")
+_OF_ANY_NETWORK = ("context_dim", "unknown_level", "checkpointing", "pooled_text", "guidance_inputs")
 """Keys of `mdt` that hold for the U-Net, too."""
 
 
@@ -279,7 +282,8 @@ def _transformer(cfg: DictConfig, **shape: tp.Any) -> Backbone:
 def _unet(cfg: DictConfig, **shape: tp.Any) -> Backbone:
     from .models.unet import UNet  # diffusers' U-Net: seconds to import
 
-    return UNet(**shape, **dict_from_config(cfg.unet), **{key: cfg.mdt[key] for key in _OF_ANY_NETWORK})
+    shared = {key: cfg.mdt[key] for key in _OF_ANY_NETWORK if key in cfg.mdt}  # models trained before lack some
+    return UNet(**shape, **dict_from_config(cfg.unet), **shared)
 
 
 BACKBONES: dict[str, tp.Callable[..., Backbone]] = {"mdt": _transformer, "unet": _unet}
@@ -329,26 +333,49 @@ _OF_BASE_UNLESS_GIVEN = ("masking", "classifier_free_guidance", "condition_dropo
 
 
 def adopt_base(cfg: DictConfig, xp_cfg: DictConfig, given: tp.Sequence[str]) -> store.TrainedModel:
-    """Read the model of `continue_from` (null = the package's) and give the config of `solver=qamdt/lora` its keys.
+    """Read the model of `continue_from` (null = the package's) and give its keys to the config of a recipe on it.
 
     Args:
         cfg: the solver's.
         xp_cfg: the experiment's, which samples and checkpoints read: another object under `dora run`.
         given: overrides of the command line.
     Raises:
-        ValueError: naming an override of a key that comes from the model.
+        ValueError: naming an override of a key that comes from the model, or a model that has guidance inside.
     """
+    recipe = recipe_from_base(cfg)
     name = (cfg.continue_from or str(store.EMBEDDED)).removeprefix("//pretrained/")
     base = store.load(name)
     chosen = [override.lstrip("+~").partition("=")[0] for override in given]
     for key in chosen:
         unless_given = _is_in(key, _OF_BASE_UNLESS_GIVEN)
         if not unless_given and (_is_in(key, _OF_BASE) or key in ("model", "conditioner", "qamdt")):
-            raise ValueError(f"{key}=: with solver=qamdt/lora it comes from the model ({name}): drop that override")
+            raise ValueError(f"{key}=: with {recipe} it comes from the model ({name}): drop that override")
+    _check_steps(cfg, base.cfg, f"continue_from={name}", recipe)
     for each in (cfg, xp_cfg):
         _adopt(each, base, chosen)
+        each.mdt.guidance_inputs = cfg.distill.use
         each.continue_from = str(Path(name).resolve()) if Path(name).exists() else name
     return base
+
+
+def _check_steps(cfg: DictConfig, base: DictConfig, source: str, recipe: str) -> None:
+    """Refuse a model of few steps where one of more is needed: as a teacher, it can only take its own."""
+    if not OmegaConf.select(base, "distill.use"):
+        return
+    needed = cfg.distill.steps * cfg.distill.teacher_steps
+    if not cfg.distill.use:
+        raise ValueError(f"{source} was made for few steps, and {recipe} needs a model of many: give its teacher")
+    if base.distill.steps != needed:
+        raise ValueError(
+            f"{source} takes {base.distill.steps} steps, but distill.steps={cfg.distill.steps} times "
+            f"distill.teacher_steps={cfg.distill.teacher_steps} are {needed}: set them so that their product is "
+            f"{base.distill.steps}, or give its teacher"
+        )
+
+
+def recipe_from_base(cfg: DictConfig) -> str:
+    """Return what is typed for the recipe of a config that starts from a whole model."""
+    return "solver=qamdt/distill" if cfg.distill.use else "solver=qamdt/lora"
 
 
 def _adopt(cfg: DictConfig, base: store.TrainedModel, chosen: tp.Sequence[str]) -> None:
@@ -403,6 +430,20 @@ def get_objective(cfg: DictConfig) -> DiffusionObjective:
     """Return the training objective of a `diffusion` config."""
     draws = {key: cfg[key] for key in ("timesteps", "timesteps_mean", "timesteps_std") if key in cfg}
     return DiffusionObjective(make_schedule(**dict_from_config(cfg.schedule)), cfg.snr_gamma, **draws)
+
+
+def get_guidance_ranges(cfg: DictConfig) -> tuple[Range, Range] | None:
+    """Return the weights of text and of quality that a model has inside, least and most; None = guidance is outside."""
+    if not OmegaConf.select(cfg, "distill.use"):  # recipes of models trained before do without this section
+        return None
+    return _range(cfg, "text_scale"), _range(cfg, "quality_scale")
+
+
+def _range(cfg: DictConfig, key: str) -> Range:
+    values = [float(value) for value in cfg.distill[key]]
+    if len(values) != 2 or not values[0] <= values[1]:
+        raise ValueError(f"distill.{key}={values}: give the least and the largest weight, [1.0, 3.0]")
+    return values[0], values[1]
 
 
 @functools.lru_cache(maxsize=1)

@@ -28,6 +28,10 @@ def _get_solver(audiocraft_get_solver: Function, cfg: tp.Any) -> tp.Any:
         from .solver import CodecSolver
 
         return CodecSolver(cfg)
+    if cfg.solver == "qamdt" and cfg.distill.use:
+        from .distillation import DistillationSolver
+
+        return DistillationSolver(cfg)
     if cfg.solver not in SOLVERS:
         try:
             return audiocraft_get_solver(cfg)

@@ -43,7 +43,7 @@ from .utils.randomness import keyed_generator, keyed_seed, seed_libraries
 from .utils.reading import JsonObject
 
 import flashy
-from audiocraft.modules.conditioners import ConditioningProvider
+from audiocraft.modules.conditioners import ConditioningAttributes, ConditioningProvider
 from audiocraft.solvers import builders as audiocraft_builders
 from audiocraft.solvers.compression import CompressionSolver
 from audiocraft.solvers.musicgen import MusicGenSolver
@@ -73,7 +73,7 @@ class QAMDTSolver(MusicGenSolver):
     """
 
     def __init__(self, cfg: DictConfig) -> None:
-        self.base = self._read_base(cfg) if cfg.lora.use else None
+        self.base = self._read_base(cfg) if self._starts_from_base(cfg) else None
         # Not MusicGenSolver's own constructor: it reads language-model sampling settings and AudioCraft's token cache.
         super(MusicGenSolver, self).__init__(cfg)
         # AudioCraft's own rule, the validation loss; None = `update_best_state_from_stage` decides
@@ -101,7 +101,7 @@ class QAMDTSolver(MusicGenSolver):
         self.loss_parts = LossParts(self.objective.schedule.num_steps, self.device)
         self.lowest_timesteps = builders.get_lowest_timesteps(self.cfg, self.objective.schedule)
         self.model: QAMDTModel = builders.get_model(self.cfg, self.codec)  # type: ignore[assignment]
-        self.trained: torch.nn.Module = self.model if self.base is None else self._add_adapter(self.base)
+        self.trained: torch.nn.Module = self.model if self.base is None else self._start_from(self.base)
         if self.cfg.generate.candidates > 1 and (self.cfg.generate.clap or self.cfg.generate.rerank):
             params = GenerationParams().with_recipe(generation_settings(self.cfg))
             load_scorers(
@@ -125,14 +125,20 @@ class QAMDTSolver(MusicGenSolver):
             self.register_stateful("lowest_timesteps")
 
     @staticmethod
+    def _starts_from_base(cfg: DictConfig) -> bool:
+        return cfg.lora.use or cfg.distill.use
+
+    @staticmethod
     def _read_base(cfg: DictConfig) -> store.TrainedModel:
-        """Read the model that an adapter is for, and give the config its shape."""
+        """Read the model that an adapter is for, or that a student learns from, and give the config its shape."""
         if cfg.fsdp.use:
-            raise ValueError("fsdp.use=true does not go with solver=qamdt/lora: the frozen weights are not sharded")
+            recipe = builders.recipe_from_base(cfg)
+            raise ValueError(f"fsdp.use=true does not go with {recipe}: the frozen weights are not sharded")
         xp = get_xp()
         return builders.adopt_base(cfg, xp.cfg, xp.argv)
 
-    def _add_adapter(self, base: store.TrainedModel) -> torch.nn.Module:
+    def _start_from(self, base: store.TrainedModel) -> torch.nn.Module:
+        """Give the network the weights of the model that it starts from; return what is trained."""
         self._check_fits(self.cfg.continue_from, base.model, base.cfg)
         self.model.load_state_dict(base.model)
         self.codec.statistics.load_state_dict(base.codec_statistics)
@@ -356,7 +362,7 @@ class QAMDTSolver(MusicGenSolver):
         )
 
     def load_checkpoints(self, *args: tp.Any, **kwargs: tp.Any) -> dict | None:
-        if self.cfg.lora.use:  # `continue_from` is in the model already
+        if self._starts_from_base(self.cfg):  # `continue_from` is in the model already
             return super().load_checkpoints(*args, **kwargs) if self.checkpoint_path().is_file() else None
         source = self._settle_source()
         resumed = self.checkpoint_path()
@@ -443,13 +449,8 @@ class QAMDTSolver(MusicGenSolver):
     def run_step(self, idx: int, batch: Batch, metrics: dict) -> dict:  # type: ignore[override]
         """One training or validation step."""
         latents, infos = self._latents_and_infos(batch)
-        conditions = self._conditions(idx, infos)
-        draws = self._draw(idx, latents, infos) if self.is_training else self._draw_fixed(idx, latents)
-        noisy = self.objective.add_noise(latents, draws.noise, draws.timesteps)
-        with self.autocast:
-            prediction = self.predict(noisy, draws.timesteps, mask=draws.mask, **conditions)
-        losses = self.objective.loss(prediction, latents, draws.noise, draws.timesteps)
-        self.loss_parts.add(losses, draws.timesteps, self._levels(infos))
+        losses, timesteps = self._losses(idx, latents, infos)
+        self.loss_parts.add(losses, timesteps, self._levels(infos))
         loss = losses.mean()
         self.deadlock_detect.update("loss")
         if self.is_training:
@@ -458,6 +459,16 @@ class QAMDTSolver(MusicGenSolver):
         metrics["padded"] = sum(info.n_frames < info.total_frames for info in infos) / len(infos)
         metrics["unscored"] = sum(info.pmos is None for info in infos) / len(infos)
         return metrics
+
+    def _losses(self, idx: int, latents: Tensor, infos: list[QualityMusicInfo]) -> tuple[Tensor, Tensor]:
+        """Return the loss of each item and its timestep, [B] each."""
+        with self.autocast:
+            conditions = self.model.encode_conditions(self._attributes(idx, infos))
+        draws = self._draw(idx, latents, infos) if self.is_training else self._draw_fixed(idx, latents)
+        noisy = self.objective.add_noise(latents, draws.noise, draws.timesteps)
+        with self.autocast:
+            prediction = self.predict(noisy, draws.timesteps, mask=draws.mask, **conditions)
+        return self.objective.loss(prediction, latents, draws.noise, draws.timesteps), draws.timesteps
 
     @torch.no_grad()
     def _latents_and_infos(self, batch: Batch) -> tuple[Tensor, list[QualityMusicInfo]]:
@@ -471,15 +482,13 @@ class QAMDTSolver(MusicGenSolver):
             self._cached_batch_writer.save([to_record(info, item) for info, item in zip(infos, raw, strict=True)])
         return latents, infos
 
-    def _conditions(self, idx: int, infos: list[QualityMusicInfo]) -> JsonObject:
+    def _attributes(self, idx: int, infos: list[QualityMusicInfo]) -> list[ConditioningAttributes]:
+        """Return what conditions the items, in levels; in training some of it is forgotten."""
         attributes = [replace(info, rule=self.qamdt.rule).to_condition_attributes() for info in infos]
         if self.is_training:
             generator = keyed_generator(*self._step_key(idx), "dropout")
             attributes = drop_conditions(attributes, dict(self.cfg.condition_dropout), generator)
-        if self.cfg.quality.prefix:
-            attributes = [write_prefix(item) for item in attributes]
-        with self.autocast:
-            return self.model.encode_conditions(attributes)
+        return [write_prefix(item) for item in attributes] if self.cfg.quality.prefix else attributes
 
     def _step_key(self, idx: int) -> tuple[int, int, int]:
         step = (self.epoch - 1) * self.train_updates_per_epoch + idx
@@ -512,10 +521,15 @@ class QAMDTSolver(MusicGenSolver):
         return [0 if info.pmos is None or rule is None else rule.level(info.pmos) for info in infos]
 
     def _draw_fixed(self, idx: int, latents: Tensor) -> Draws:
-        first = (idx * flashy.distrib.world_size() + flashy.distrib.rank()) * self.cfg.dataset.batch_size
-        generator = keyed_generator(_VALIDATION, first)
-        noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        return Draws(noise, self.objective.fixed_timesteps(len(latents), first), mask=None)
+        first = self._first_item(idx)
+        return Draws(self._fixed_noise(first, latents), self.objective.fixed_timesteps(len(latents), first), mask=None)
+
+    def _first_item(self, idx: int) -> int:
+        """Return the number, in the whole set, of a validation batch's first item."""
+        return (idx * flashy.distrib.world_size() + flashy.distrib.rank()) * self.cfg.dataset.batch_size
+
+    def _fixed_noise(self, first: int, latents: Tensor) -> Tensor:
+        return torch.randn(latents.shape, generator=keyed_generator(_VALIDATION, first)).to(self.device)
 
     def _optimizer_step(self, loss: Tensor, metrics: dict) -> None:
         if not loss.isfinite():

@@ -26,6 +26,7 @@ FLOORS = [
     {"builders"},
     {"generation", "metrics", "captions"},
     {"solver", "generate"},
+    {"distillation"},
     {"register"},
     {"train"},
     {"reports", "sweeps", "listening"},
@@ -47,6 +48,7 @@ SEES_CFG = {
     "checkpoints.official",
     "checkpoints.config",
     "checkpoints.parts",
+    "distillation",
 }
 SEES_CFG |= {"generation.qamdt", "generation.config", "generation.export", "sweeps.flops"}
 

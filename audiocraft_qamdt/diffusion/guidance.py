@@ -28,6 +28,7 @@ def guided(
     prepare: tp.Callable[[Conditions], Conditions] | None = None,
     text: Conditions | None = None,
     num_steps: int = 1000,
+    weights: Tensor | None = None,
 ) -> Denoise:
     """Return the function that a sampler integrates, once: all branches in one batch, combined.
 
@@ -37,22 +38,24 @@ def guided(
         prepare: computes once what does not change from step to step (the text's keys and values); None = nothing.
         text: conditions of the third branch, with the text and without quality, where `guidance.separate`.
         num_steps: length of the noise schedule, which `guidance_interval` is a share of.
+        weights: of text and quality for each item [B, 2], in place of those of `guidance`.
     Raises:
         ValueError: the weights differ and `text` is missing.
     """
     prepare = prepare or _as_they_are
     everywhere = tuple(guidance.guidance_interval) == (0.0, 1.0)
-    none = guidance.guidance_scale == 1 and not guidance.separate
+    separate = guidance.separate or weights is not None
+    none = guidance.guidance_scale == 1 and not separate
     alone = prepare(conditional) if none or not everywhere else {}
     if none:
         return lambda x, t: predict(x, t, **alone)
     branches = [unconditional, conditional]
-    if guidance.separate:
+    if separate:
         if text is None:
             raise ValueError("quality_scale: the branch with the text and without quality is missing")
         branches.insert(1, text)
     together = prepare(functools.reduce(stack_conditions, branches))
-    combine = Combination(guidance)
+    combine = Combination(guidance, weights)
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         # Reading t makes the host wait: only where an interval is set.
@@ -71,22 +74,21 @@ def _as_they_are(conditions: Conditions) -> Conditions:
 class Combination:
     """The branches' predictions to one; it remembers the updates that momentum needs, so it is for one generation."""
 
-    def __init__(self, guidance: Guidance) -> None:
+    def __init__(self, guidance: Guidance, weights: Tensor | None = None) -> None:
         self.guidance = guidance
+        own = (guidance.guidance_scale, guidance.quality_scale or 0.0)
+        self.weights: tp.Sequence[Tensor | float] = own if weights is None else weights.T[..., None, None, None]
         self.running: list[Tensor | float] = [0.0, 0.0]
 
     def __call__(self, predictions: tp.Sequence[Tensor]) -> Tensor:
         """Predictions [B, C, T, F] of the branches, from the unconditional to the conditional, to the guided one."""
-        weights = (self.guidance.guidance_scale, self.guidance.quality_scale or 0.0)
         null, conditional = predictions[0], predictions[-1]
         updates = [after - before for before, after in pairwise(predictions)]
         if self.guidance.projected:
             updates = [self._projected(index, update, conditional) for index, update in enumerate(updates)]
-            guided = conditional + sum(
-                (tp.cast(float, w) - 1) * update for w, update in zip(weights, updates, strict=False)
-            )
+            guided = conditional + sum((w - 1) * update for w, update in zip(self.weights, updates, strict=False))
         else:
-            guided = null + sum(w * update for w, update in zip(weights, updates, strict=False))
+            guided = null + sum(w * update for w, update in zip(self.weights, updates, strict=False))
         share = self.guidance.guidance_rescale
         return rescale(guided, conditional, share) if share else guided
 

@@ -45,8 +45,7 @@ class NoiseSchedule:
 
     def scales(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Return α and σ, [B, 1, 1, 1], also between steps, where diffusers' schedulers interpolate log σ/α."""
-        signal = self.alphas_cumprod().to(timesteps.device)
-        log_sigmas = 0.5 * ((1 - signal) / signal).log()
+        log_sigmas = self._log_ratios().to(timesteps.device)
         low, high = timesteps.floor().long(), timesteps.ceil().long()
         share = (timesteps - low).to(log_sigmas.dtype)
         between = torch.lerp(log_sigmas[low], log_sigmas[high], share).view(-1, 1, 1, 1)
@@ -57,6 +56,22 @@ class NoiseSchedule:
         signal = self.alphas_cumprod()
         ratios = ((1 - signal) / signal).sqrt()
         return float(min(int((ratios < ratio).sum()), self.num_steps - 1))
+
+    def largest_ratio(self) -> float:
+        """Return σ/α of the last timestep."""
+        return float(self._log_ratios()[-1].exp())
+
+    def timesteps_at(self, ratios: Tensor) -> Tensor:
+        """Return the timesteps of σ/α, between two steps by log σ/α as in `scales`; those outside are clamped."""
+        known = self._log_ratios().to(ratios)
+        wanted = ratios.log().clamp(known[0], known[-1])
+        above = torch.searchsorted(known, wanted).clamp(1, len(known) - 1)
+        low, high = known[above - 1], known[above]
+        return above - 1 + (wanted - low) / (high - low)
+
+    def _log_ratios(self) -> Tensor:
+        signal = self.alphas_cumprod()
+        return 0.5 * ((1 - signal) / signal).log()
 
     def target(self, latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Return what the network should predict, of the shape of `latents`."""

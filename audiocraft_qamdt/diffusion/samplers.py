@@ -7,11 +7,10 @@ import typing as tp
 import torch
 from torch import Tensor
 
+from .few_steps import Denoise as Denoise
+from .few_steps import sample_few
 from .objective import FlowSchedule, NoiseSchedule, Schedule
-from .settings import FLOW_SAMPLERS, SAMPLERS, check_eta
-
-Denoise = tp.Callable[[Tensor, Tensor], Tensor]
-"""denoise(x [B, C, T, F], t [B]) -> the network's prediction [B, C, T, F]."""
+from .settings import FEW_STEPS, FLOW_SAMPLERS, SAMPLERS, check_eta
 
 StepNoise = tp.Callable[[int], Tensor]
 """step_noise(index of the step) -> standard normal noise [B, C, T, F]."""
@@ -90,7 +89,7 @@ def sample(
         denoise: the network (with guidance) as a function of (x, t).
         noise: standard normal start, [B, C, T, F], float32; with `step_noise` all that is random.
         schedule: as in training.
-        sampler: a key of `SAMPLERS`.
+        sampler: a key of `SAMPLERS`, or `FEW_STEPS`.
         steps: number of steps (Heun evaluates the network twice per step).
         eta: noise that each step of `ddim` adds, as a share of the posterior's standard deviation (arXiv 2010.02502,
             eq. 16): 0 = none, 1 = the ancestral sampler of DDPM (published inference).
@@ -104,6 +103,8 @@ def sample(
     check_eta(eta, sampler)
     if eta and step_noise is None:
         raise ValueError(f"eta={eta}: pass step_noise, the noise of each step")
+    if sampler == FEW_STEPS:
+        return sample_few(denoise, noise, schedule, steps, progress)
     scheduler = make_scheduler(sampler, schedule, steps, noise[0, 0].numel())
     scheduler.set_timesteps(steps, device=noise.device)
     predict = _velocity if isinstance(schedule, FlowSchedule) else _prediction

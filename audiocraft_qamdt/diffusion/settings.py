@@ -36,6 +36,9 @@ FLOW_SAMPLERS: dict[str, tuple[str, dict[str, tp.Any]]] = {
 }
 """As `SAMPLERS`, for models of `diffusion.schedule.kind=flow`."""
 
+FEW_STEPS = "few_steps"
+"""Sampler of models that were trained for few steps (`solver=qamdt/distill`): see `few_steps.sample_few`."""
+
 STOCHASTIC = ("ddim",)
 """Samplers that take `eta`."""
 

@@ -118,7 +118,9 @@ def check_audio(trained: store.TrainedModel) -> Tensor:
     """Generate a short clip for each of `CHECK_PROMPTS` and quality 1 and 5, [4, channels, S], on the CPU."""
     model = QAMDT.from_trained(replace(trained, cfg=trained.cfg.copy()), "cpu")
     segment = model.model.backbone.latent_frames / model.codec.frame_rate
-    model.set_generation_params(steps=CHECK_STEPS, duration=segment, seed=0, candidates=1, quality=None)
+    model.set_generation_params(duration=segment, seed=0, candidates=1, quality=None)
+    if model.distilled is None:
+        model.set_generation_params(steps=CHECK_STEPS)
     return torch.cat([model.generate(CHECK_PROMPTS, quality=level) for level in (1, 5)])
 
 

@@ -12,7 +12,7 @@ import typing as tp
 from dataclasses import dataclass, fields, replace
 
 from ..data.attributes import Curve
-from ..diffusion.settings import SAMPLERS, STOCHASTIC, Guidance, check_eta, knob
+from ..diffusion.settings import FEW_STEPS, SAMPLERS, STOCHASTIC, Guidance, check_eta, knob
 from ..quality.levels import WORDS
 from ..utils.checks import is_number
 from ..utils.reading import JsonObject
@@ -110,7 +110,7 @@ class GenerationParams:
     def __post_init__(self) -> None:
         if not (is_number(self.duration) and self.duration > 0):
             raise ValueError(f"duration={self.duration!r}: give a number of seconds above 0")
-        if self.sampler not in SAMPLERS:
+        if self.sampler not in (*SAMPLERS, FEW_STEPS):
             raise ValueError(f"sampler {self.sampler!r} is unknown: choose one of {', '.join(SAMPLERS)}")
         if not is_number(self.eta):
             raise ValueError(f"eta={self.eta!r}: give a number from 0 to 1")

@@ -21,12 +21,14 @@ from ..diffusion.guidance import Conditions, guided
 from ..diffusion.inpainting import keeping
 from ..diffusion.objective import Schedule
 from ..diffusion.samplers import Denoise, sample
+from ..diffusion.settings import Guidance
 from ..diffusion.windows import plan_windows, windowed
 from ..latents.chunks import decode_long
 from ..latents.codec import LatentCodec
 from ..models.compiling import compiled
 from ..quality.levels import LevelRule, prefixed
 from ..utils.randomness import keyed_seed, noise_like_items, step_noise_like_items
+from .distilled import Distilled
 from .params import GenerationParams
 from .reranking import Candidates, choose, load_scorers
 
@@ -74,6 +76,7 @@ class Pipeline:
         project_context: compute the text's keys and values once per generation (not under FSDP, which shards them).
         load_scorer: from the name of a CLAP model and a device to the scorer that it is.
         compile: mode in which the network is compiled (see `models.compiling`); None = it is not.
+        distilled: what a network with guidance inside was trained for; None = guidance is applied to its predictions.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Pipeline:
         project_context: bool = True,
         load_scorer: tp.Callable[[str, str], Scorer] = ClapScorer,
         compile: str | None = None,
+        distilled: Distilled | None = None,
     ) -> None:
         self.model = model
         self.predict = compiled(model, compile)
@@ -98,6 +102,7 @@ class Pipeline:
         self.autocast = autocast
         self.project_context = project_context
         self.load_scorer = load_scorer
+        self.distilled = distilled
 
     @property
     def sample_rate(self) -> int:
@@ -138,6 +143,8 @@ class Pipeline:
         known: Known | None = None,
     ) -> Candidates:
         """Generate all candidates of clips, and score them; arguments as in `generate_from`."""
+        if self.distilled is not None:
+            self.distilled.check(params)
         # their weights may be missing: fail before the work, not after it
         scorers = load_scorers(params, str(self.device), self.load_scorer)
         layout = self.layout(params)
@@ -208,6 +215,17 @@ class Pipeline:
         self, attributes: list[ConditioningAttributes], layout: Layout, params: GenerationParams
     ) -> dict[str, Conditions]:
         """Conditions of guidance's branches, under the names of `guided`'s arguments."""
+        encode = self.model.encode_conditions
+        if layout.long:
+            encode = functools.partial(self.model.encode_long, frames=layout.frames)
+        if self.distilled is not None:
+            weights = torch.tensor([self.distilled.weights(params)] * len(attributes), device=self.device)  # [B, 2]
+            return {"conditional": {**encode(attributes), "guidance": weights}, "unconditional": {}}
+        return {name: encode(items) for name, items in self._branches(attributes, params).items()}
+
+    def _branches(
+        self, attributes: list[ConditioningAttributes], params: GenerationParams
+    ) -> dict[str, list[ConditioningAttributes]]:
         level, word = params.null_level, params.null_prefix if self.text_prefix else None
         null_text = prefixed(params.negative_prompt, word)
         branches = {
@@ -216,10 +234,7 @@ class Pipeline:
         }
         if params.guidance.separate:
             branches["text"] = [text_attributes(item, level, self._has_prefix(item), word) for item in attributes]
-        encode = self.model.encode_conditions
-        if layout.long:
-            encode = functools.partial(self.model.encode_long, frames=layout.frames)
-        return {name: encode(items) for name, items in branches.items()}
+        return branches
 
     def _has_prefix(self, item: ConditioningAttributes) -> bool:
         return self.text_prefix and item.text[f"{QUALITY}_prefix"] is not None
@@ -229,7 +244,8 @@ class Pipeline:
         predict = windowed(self.predict, layout.windows, window_conditions) if layout.long else self.predict
         prepare = self.model.project_context if self.project_context else None
         steps = self.schedule.num_steps
-        return guided(predict, guidance=params.guidance, prepare=prepare, num_steps=steps, **branches)
+        guidance = params.guidance if self.distilled is None else Guidance(guidance_scale=1.0)
+        return guided(predict, guidance=guidance, prepare=prepare, num_steps=steps, **branches)
 
     def _fit_curve(self, item: ConditioningAttributes, layout: Layout) -> ConditioningAttributes:
         # The network stretches a curve over all frames; where more frames are generated than asked for, hold its end.

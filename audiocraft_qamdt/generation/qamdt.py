@@ -24,6 +24,7 @@ from ..latents.codec import LatentCodec
 from ..quality.levels import QualityStatistics
 from ..utils.reading import JsonObject
 from .config import generation_settings
+from .distilled import Distilled
 from .params import GenerationParams
 from .pipeline import Known, Pipeline, Progress, item_seeds
 from .reranking import Candidates
@@ -108,6 +109,8 @@ class QAMDT(Pipeline):
         statistics = (
             QualityStatistics.from_dict(quality_statistics, "quality statistics") if quality_statistics else None
         )
+        params = GenerationParams().with_recipe(generation_settings(cfg))
+        inside = builders.get_guidance_ranges(cfg)
         pipeline = cls(
             model,
             codec,
@@ -115,9 +118,10 @@ class QAMDT(Pipeline):
             rule=builders.get_level_rule(cfg.quality, statistics),
             text_prefix=cfg.quality.prefix,
             load_scorer=lambda name, device: builders.get_clap(name, device),
+            distilled=None if inside is None else Distilled(*inside, recipe=params),
             **kwargs,
         )
-        pipeline.params = GenerationParams().with_recipe(generation_settings(cfg))
+        pipeline.params = params
         return pipeline
 
     def set_generation_params(self, **settings: tp.Any) -> None:

@@ -28,6 +28,7 @@ class Backbone(nn.Module):
     """
 
     pooled_embed: nn.Module | None
+    guidance_embed: nn.Module | None
     quality_embed: nn.ModuleDict
 
     def __init__(
@@ -90,9 +91,25 @@ class Backbone(nn.Module):
             )
 
     def add_to_time(
-        self, time: Tensor, names: Iterable[str], levels: dict[str, Tensor], pooled: Tensor | None
+        self,
+        time: Tensor,
+        names: Iterable[str],
+        levels: dict[str, Tensor],
+        pooled: Tensor | None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
-        """Add the embeddings of the named granularities' levels and the pooled text to that of the timestep [B, D]."""
+        """Add the embeddings of the named granularities' levels, the pooled text and guidance to the timestep's [B, D].
+
+        Args:
+            guidance: weights of text and quality [B, 2]; needed by a network that has guidance inside.
+        Raises:
+            ValueError: weights that the network does not take, or that it needs and were not given.
+        """
+        if (guidance is None) != (self.guidance_embed is None):
+            wanted = "weights [B, 2] are expected" if self.guidance_embed is not None else "the network takes none"
+            raise ValueError(f"guidance={'none' if guidance is None else list(guidance.shape)}: {wanted}")
+        if self.guidance_embed is not None and guidance is not None:
+            time = time + self.guidance_embed(guidance)  # [B, D]
         for name in names:
             if name in levels:
                 time = time + self.quality_embed[name](levels[name])  # [B, D]

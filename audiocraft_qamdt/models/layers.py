@@ -267,6 +267,29 @@ class TimestepEmbedding(nn.Module):
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1).to(next(self.parameters()).dtype))
 
 
+class GuidanceEmbedding(nn.Module):
+    """Weights of guidance through two layers, the second of which starts at zero; weights of 1 are no guidance.
+
+    Args:
+        dim: width D.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.initialize_weights()
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """Let weights change nothing at first."""
+        nn.init.zeros_(self.mlp[2].weight)
+        nn.init.zeros_(self.mlp[2].bias)
+
+    def forward(self, weights: Tensor) -> Tensor:
+        """Embed weights of text and quality [B, 2] as [B, D]."""
+        return self.mlp((weights - 1).to(next(self.parameters()).dtype))
+
+
 class LevelEmbedding(nn.Embedding):
     """Embeddings of the quality levels 1…num_levels; between two integers they are interpolated linearly.
 

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .backbone import Backbone, QualityLevels, check_text, resample_levels
-from .layers import FEED_FORWARD, Block, FinalLayer, LevelEmbedding, Text, TimestepEmbedding, take
+from .layers import (
+    FEED_FORWARD,
+    Block,
+    FinalLayer,
+    GuidanceEmbedding,
+    LevelEmbedding,
+    Text,
+    TimestepEmbedding,
+    take,
+)
 from .linear import Linear
 from .masking import TokenMask
 from .patching import PatchEmbed, PatchGrid, unpatchify
@@ -62,6 +71,8 @@ class MaskedDiffusionTransformer(Backbone):
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
         pooled_text: add the mean of the text's states, projected, to the embedding of the timestep (as Stable Diffusion
             XL does, arXiv 2307.01952): a small network follows the text after a fraction of the updates.
+        guidance_inputs: take guidance's weights, whose effect training puts into the network (see
+            `diffusion.few_steps`).
     Raises:
         ValueError: for arguments that do not fit together, named in the message.
     """
@@ -89,6 +100,7 @@ class MaskedDiffusionTransformer(Backbone):
         side_prefix: bool = False,
         checkpointing: bool = False,
         pooled_text: bool = False,
+        guidance_inputs: bool = False,
     ) -> None:
         super().__init__(latent_channels, latent_bins, latent_frames, quality, num_levels, unknown_level)
         self.head_dim = dim // num_heads
@@ -115,6 +127,7 @@ class MaskedDiffusionTransformer(Backbone):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self._make_position_tables(dim)
         self.initialize_weights()
+        self.guidance_embed = GuidanceEmbedding(dim) if guidance_inputs else None
 
     def _check_arguments(self, dim: int, depth: int, decoder_depth: int, num_heads: int) -> None:
         multiple = 4 if self.positions == "sincos" else 4 * num_heads
@@ -205,6 +218,7 @@ class MaskedDiffusionTransformer(Backbone):
         context_mask: Tensor | None = None,
         quality: QualityLevels = None,
         mask: TokenMask | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """Predict the diffusion target.
 
@@ -217,6 +231,7 @@ class MaskedDiffusionTransformer(Backbone):
                 curve [B, N] over the clip. What is missing is unknown.
             mask: tokens that the encoder does not see; the side interpolator fills them in. None = all are seen, and
                 the side interpolator is not used.
+            guidance: weights of text and quality [B, 2], for a model with `guidance_inputs`.
         Returns:
             [B, C, T, F].
         Raises:
@@ -225,7 +240,7 @@ class MaskedDiffusionTransformer(Backbone):
         grid = self._check_latents(x, mask)
         levels = self.levels(quality, x)
         texts = self._texts(context, context_mask)
-        time = self.add_to_time(self.time_embed(t), ("adaln",), levels, texts.pooled)  # [B, D]
+        time = self.add_to_time(self.time_embed(t), ("adaln",), levels, texts.pooled, guidance)  # [B, D]
         modulation = self.modulation(time).unflatten(1, (6, -1))  # [B, 6, D]
         rotary = self._rotary(grid, x.device)
         tokens = self._tokens(x, levels, grid)  # [B, prefix + P, D]

@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from .backbone import Backbone, QualityLevels, check_text, resample_levels
-from .layers import LevelEmbedding
+from .layers import GuidanceEmbedding, LevelEmbedding
 from .masking import TokenMask
 
 GROUPS = 32
@@ -42,6 +42,7 @@ class UNet(Backbone):
         quality, num_levels, unknown_level: as for `MaskedDiffusionTransformer`.
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
         pooled_text: add the projected mean of the text's states to the timestep's embedding.
+        guidance_inputs: take guidance's weights, whose effect training puts into the network.
     Raises:
         ValueError: for arguments that do not fit together, named in the message.
     """
@@ -61,6 +62,7 @@ class UNet(Backbone):
         unknown_level: bool = True,
         checkpointing: bool = False,
         pooled_text: bool = False,
+        guidance_inputs: bool = False,
     ) -> None:
         super().__init__(latent_channels, latent_bins, latent_frames, quality, num_levels, unknown_level)
         if wrong := [width for width in channels if width % GROUPS or width % head_dim]:
@@ -89,6 +91,7 @@ class UNet(Backbone):
         if checkpointing:
             self.network.enable_gradient_checkpointing()
         self.initialize_weights()
+        self.guidance_embed = GuidanceEmbedding(time_dim) if guidance_inputs else None
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
@@ -122,6 +125,7 @@ class UNet(Backbone):
         context_mask: Tensor | None = None,
         quality: QualityLevels = None,
         mask: TokenMask | None = None,
+        guidance: Tensor | None = None,
     ) -> Tensor:
         """Predict the diffusion target [B, C, T, F]; arguments as of `MaskedDiffusionTransformer.forward`.
 
@@ -136,7 +140,7 @@ class UNet(Backbone):
             context = self.project_context(context, context_mask)
         none = torch.zeros(len(x), self.time_dim, device=x.device, dtype=x.dtype)  # the network adds the timestep's
         pooled = None if context is None else context.pooled
-        time = self.add_to_time(none, ("global", "adaln"), levels, pooled)  # [B, D]
+        time = self.add_to_time(none, ("global", "adaln"), levels, pooled, guidance)  # [B, D]
         states, attended = self._states(context, levels, len(x))
         return self.network(
             self._with_curve(x, levels), t, states, class_labels=time, encoder_attention_mask=attended
