@@ -442,7 +442,7 @@ def get_guidance_ranges(cfg: DictConfig) -> tuple[Range, Range] | None:
 def _range(cfg: DictConfig, key: str) -> Range:
     values = [float(value) for value in cfg.distill[key]]
     if len(values) != 2 or not values[0] <= values[1]:
-        raise ValueError(f"distill.{key}={values}: give the least and the largest weight, [1.0, 3.0]")
+        raise ValueError(f"distill.{key}={values}: give the least and the largest weight, [1.0, 4.0]")
     return values[0], values[1]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from audiocraft_qamdt.utils import prepared
@@ -46,6 +46,11 @@ class DistillationSolver(QAMDTSolver):
 
     The teacher is the model of `continue_from`: frozen, and in no checkpoint.
     """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        super().__init__(cfg)
+        assert self.qamdt.distilled is not None
+        self.qamdt.distilled.check(self.qamdt.params)  # the recipe's own weights lie within the ranges
 
     def _start_from(self, base: store.TrainedModel) -> torch.nn.Module:
         own = self.model.state_dict()

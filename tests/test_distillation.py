@@ -63,7 +63,6 @@ def exported(student, tmp_path_factory):
 def training_losses(solver):
     solver._current_stage = "train"
     solver.model.train()
-    solver.epoch = 1
     latents, infos = solver._latents_and_infos(next(iter(solver.dataloaders["train"])))
     with torch.no_grad():
         return solver._losses(0, latents, infos)[0]
@@ -152,8 +151,8 @@ def test_long_clips_are_made_in_windows(exported):
         ("sampler", "euler", "sampler='euler': this model was distilled for sampler='few_steps'"),
         ("negative_prompt", "noise", "negative_prompt='noise': this model was distilled for negative_prompt=None"),
         ("guidance_rescale", 0.5, "guidance_rescale=0.5"),
-        ("guidance_scale", 4.0, "guidance_scale=4: this model has guidance inside, with weights from 1 to 3"),
-        ("quality_scale", 0.5, "quality_scale=0.5: this model has guidance inside, with weights from 1 to 3"),
+        ("guidance_scale", 4.5, "guidance_scale=4.5: this model has guidance inside, with weights from 1 to 4"),
+        ("quality_scale", 0.5, "quality_scale=0.5: this model has guidance inside, with weights from 1 to 4"),
     ],
 )
 def test_what_is_inside_cannot_be_changed(exported, name, value, message):
