@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from audiocraft_qamdt.utils import prepared
 
-from .checkpoints import store
+from .checkpoints import loading, store
 from .checkpoints.store import load_safely
 from .clap.scorer import ClapScorer
 from .conditioning.conditioners import QualityConditioner, T5StatesConditioner, WordsConditioner
@@ -344,7 +344,7 @@ def adopt_base(cfg: DictConfig, xp_cfg: DictConfig, given: tp.Sequence[str]) -> 
     """
     recipe = recipe_from_base(cfg)
     name = (cfg.continue_from or str(store.EMBEDDED)).removeprefix("//pretrained/")
-    base = store.load(name)
+    base = loading.load(name)
     chosen = [override.lstrip("+~").partition("=")[0] for override in given]
     for key in chosen:
         unless_given = _is_in(key, _OF_BASE_UNLESS_GIVEN)

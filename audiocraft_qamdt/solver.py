@@ -19,7 +19,7 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from audiocraft_qamdt.utils import prepared
 
 from . import builders
-from .checkpoints import adapters, store
+from .checkpoints import adapters, loading, store
 from .conditioning.attributes import drop_conditions, write_prefix
 from .conditioning.model import QAMDTModel
 from .data import cache
@@ -383,7 +383,7 @@ class QAMDTSolver(MusicGenSolver):
         return source
 
     def load_from_pretrained(self, name: str) -> dict:
-        trained = store.load(name)
+        trained = loading.load(name)
         self._check_fits(name, trained.model, trained.cfg)
         store.check_codec(f"continue_from={name}", trained.codec_probe, trained.cfg, self.codec.probe, self.cfg)
         return trained.solver_state()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from audiocraft_qamdt.checkpoints import store
+from audiocraft_qamdt.checkpoints import loading, store
 from audiocraft_qamdt.commands.output import say
 from audiocraft_qamdt.generate import QAMDT
 from audiocraft_qamdt.metrics.frechet import Moments, frechet_distance
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
-    trained = store.load(options.model or store.EMBEDDED)
+    trained = loading.load(options.model or store.EMBEDDED)
     model = QAMDT.from_trained(trained, dtype=options.dtype)
     model.cfg = trained.cfg  # type: ignore[attr-defined]
     chosen = {name: getattr(options, name) for name in ("guidance_scale", "quality_scale", "steps")}

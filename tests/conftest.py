@@ -95,7 +95,7 @@ def tiny_clap(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> SimpleNamespace:
     """A model trained for four steps, with every granularity: its experiment, export, and what its solver generates."""
-    from audiocraft_qamdt.checkpoints import store
+    from audiocraft_qamdt.checkpoints import loading, store
     from audiocraft_qamdt.generation.export import CHECK_PROMPTS, CHECK_STEPS
 
     from .helpers.audio_folder import make_folder
@@ -114,7 +114,7 @@ def trained(tmp_path_factory) -> SimpleNamespace:
     }
     with solver_in(root / "outputs", *TINY, *(f"{key}={value}" for key, value in overrides.items())) as solver:
         solver.run()
-        store.export(root / "export", store.load(solver.folder))
+        store.export(root / "export", loading.load(solver.folder))
         with solver.swap_best_state():  # as AudioCraft's generate and evaluate stages do
             solver.qamdt.set_generation_params(steps=CHECK_STEPS, duration=2.56)
             audio = torch.cat([solver.qamdt.generate(CHECK_PROMPTS, quality=level) for level in (1, 5)])

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from audiocraft_qamdt import cli
-from audiocraft_qamdt.checkpoints import adapters, store
+from audiocraft_qamdt.checkpoints import adapters, loading, store
 from audiocraft_qamdt.generation.qamdt import QAMDT
 from audiocraft_qamdt.train import main
 
@@ -84,7 +84,7 @@ def test_a_new_adapter_changes_nothing(folder, trained, tmp_path):
 
 
 def test_only_the_adapter_trains_and_is_saved(tuned, trained):
-    base = store.load(trained.export).model
+    base = loading.load(trained.export).model
     state = dict(tuned.model.named_parameters())
     for key, value in base.items():
         wrapped = key.replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias")
@@ -123,7 +123,7 @@ def test_peft_reads_the_adapter_and_merges_it_to_the_same_weights(tuned, trained
 
     model = QAMDT.get_pretrained(str(trained.export), "cpu").model
     theirs = peft.PeftModel.from_pretrained(model, str(tuned.folder / "adapter")).merge_and_unload().state_dict()
-    ours = store.load(tuned.folder).model
+    ours = loading.load(tuned.folder).model
     for key, value in ours.items():
         if not key.endswith("counts"):  # of words: peft knows parameters only
             torch.testing.assert_close(theirs[key], value, rtol=1e-5, atol=1e-6)
@@ -131,10 +131,10 @@ def test_peft_reads_the_adapter_and_merges_it_to_the_same_weights(tuned, trained
 
 def test_weights_scale_adapters_and_several_add_up(tuned, trained):
     adapter = str(tuned.folder / "adapter")
-    half = store.load(trained.export, [f"{adapter}:0.5", f"{adapter}:0.5"]).model
-    whole = store.load(trained.export, [adapter]).model
-    none = store.load(trained.export, [f"{adapter}:0", adapter, f"{adapter}:-1"]).model
-    base = store.load(trained.export).model
+    half = loading.load(trained.export, [f"{adapter}:0.5", f"{adapter}:0.5"]).model
+    whole = loading.load(trained.export, [adapter]).model
+    none = loading.load(trained.export, [f"{adapter}:0", adapter, f"{adapter}:-1"]).model
+    base = loading.load(trained.export).model
     for key in base:
         torch.testing.assert_close(half[key], whole[key], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(none[key], base[key], rtol=1e-5, atol=1e-6)
@@ -191,9 +191,9 @@ def test_an_export_is_merged_and_generates_as_the_run(tuned, trained, tmp_path):
 
 def test_another_models_adapter_is_refused(tuned, tmp_path):
     with pytest.raises(ValueError, match="does not fit this model"):
-        store.load(store.EMBEDDED, [str(tuned.folder)])
+        loading.load(store.EMBEDDED, [str(tuned.folder)])
     with pytest.raises(FileNotFoundError, match="no adapter there"):
-        store.load(store.EMBEDDED, [str(tmp_path)])
+        loading.load(store.EMBEDDED, [str(tmp_path)])
 
 
 def test_what_comes_from_the_model_cannot_be_overridden(folder, trained, tmp_path):
@@ -203,7 +203,7 @@ def test_what_comes_from_the_model_cannot_be_overridden(folder, trained, tmp_pat
 
 
 def test_levels_stay_those_of_the_model(tuned, trained):
-    assert tuned.quality_statistics == store.load(trained.export).quality_statistics
+    assert tuned.quality_statistics == loading.load(trained.export).quality_statistics
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 
-from audiocraft_qamdt.checkpoints import store
+from audiocraft_qamdt.checkpoints import loading
 
 from .helpers.audio_folder import make_folder
 from .helpers.runs import TINY, dora, experiment, history, log_of
@@ -84,7 +84,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_is_the_same_run(folder, un
     killed.wait()
     resumed = experiment(tmp_path, *arguments)
     assert len(history(resumed)) == 1
-    assert store.load(resumed).model, "the checkpoint on disk is whole"
+    assert loading.load(resumed).model, "the checkpoint on disk is whole"
     assert dora(tmp_path, *arguments).returncode == 0, log_of(tmp_path)[-3000:]
     assert history(resumed) == history(reference)
     first, second = (torch.load(path / "checkpoint.th", weights_only=True) for path in (reference, resumed))

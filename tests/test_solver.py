@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from audiocraft_qamdt import train
-from audiocraft_qamdt.checkpoints import store
+from audiocraft_qamdt.checkpoints import loading, store
 from audiocraft_qamdt.quality.noise_range import NoiseRange
 from audiocraft_qamdt.utils.files import locked
 
@@ -193,7 +193,7 @@ def test_one_epoch_then_continue_from_its_export(folder, tmp_path):
     """Train, export, continue: weights, latent statistics and quality statistics arrive."""
     with solver_in(tmp_path / "a", *argv(folder)) as solver:
         solver.run()
-        trained = store.load(solver.folder)
+        trained = loading.load(solver.folder)
         store.export(tmp_path / "export", trained)
     with solver_in(tmp_path / "b", *argv(folder, f"continue_from={tmp_path / 'export'}")) as other:
         other.restore()
@@ -220,7 +220,7 @@ def sources(folder, tmp_path_factory):
     outputs = tmp_path_factory.mktemp("source")
     with solver_in(outputs, *argv(folder)) as solver:
         solver.run()
-        store.export(outputs / "export", store.load(solver.folder))
+        store.export(outputs / "export", loading.load(solver.folder))
         return {"checkpoint": solver.folder / "checkpoint.th", "export": outputs / "export"}
 
 
@@ -289,7 +289,7 @@ def test_full_disk_keeps_the_previous_checkpoint(folder, tmp_path):
         assert (solver.folder / "checkpoint.th").read_bytes() == before
         assert not list(solver.folder.glob("*.tmp*"))
         solver.save_checkpoints()
-        assert store.load(solver.folder).model
+        assert loading.load(solver.folder).model
 
 
 def test_a_second_run_of_an_experiment_says_who_runs_it(folder, tmp_path):

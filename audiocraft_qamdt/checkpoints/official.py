@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ..models.official import from_official
 from ..utils.composing import compose_config
+from ..utils.files import locked
 from ..utils.reading import JsonObject
-from . import parts, store
-from .hub import fetch_checkpoint, is_hub_name
+from . import hub, parts, store
 
 logger = logging.getLogger(__name__)
 
-NETWORK, EMA = "model.diffusion_model.", "model_ema."
+NETWORK, EMA, CODEC = "model.diffusion_model.", "model_ema.", "first_stage_model."
+IMPORTS = "qamdt"
+"""Folder of imports in a repository's folder of the hub's cache: they go with it."""
 BINS = 16
 """Latent bins of the published VAE: with the number of patches they give the latent frames."""
 
@@ -44,9 +47,9 @@ def import_official(
 
     Args:
         checkpoint: Lightning checkpoint with the network's keys under `model.diffusion_model.`, or the name of one on
-            the hub (see `hub.fetch_checkpoint`).
+            the hub (see `hub.find`).
         out: folder to write; complete or not at all.
-        vae, vocoder: the codec's files; None = they are in the checkpoint.
+        vae, vocoder: the codec's files; None = they are in the checkpoint, whose tensors of them alone are copied.
         ema: take the averaged weights where there are some.
         num_heads: attention heads, which no weight shows.
         overrides: of the recipe `solver=qamdt`, as on the command line of `dora run`.
@@ -56,11 +59,8 @@ def import_official(
         ValueError: a file that is damaged, holds code, NaN weights, or keys that are missing, extra or misshapen.
     """
     store.check_out(out)
-    checkpoint = fetch_checkpoint(str(checkpoint)) if is_hub_name(str(checkpoint)) else Path(checkpoint)
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f"{checkpoint}: there is no such file")
-    content = store.load_safely(checkpoint, mmap=True)
-    state = content.get("state_dict", content)
+    checkpoint = _local(checkpoint, Path(out))
+    state = _read(checkpoint)
     network = network_weights(state, ema)
     if not network:
         raise ValueError(f"{checkpoint}: no keys under {NETWORK!r}, so it is not the published checkpoint")
@@ -76,9 +76,80 @@ def import_official(
         codec_statistics={"mean": torch.zeros_like(std), "std": std, "count": torch.tensor(1)},
         quality_statistics=published_statistics(),
     )
-    used = parts.in_use(trained.cfg)
-    store.export(out, trained, lambda folder: parts.add_parts(folder, folder / store.CONFIG, used))
+    store.export(out, trained, lambda folder: _add_parts(folder, parts.in_use(trained.cfg), checkpoint, state))
     return Path(out)
+
+
+def import_from_hub(name: str) -> Path:
+    """Return the import of a hub repository's checkpoint: an export in the hub's cache, made unless it is there.
+
+    Where the hub cannot be reached, the import of the commit that it had when it was last asked.
+
+    Args:
+        name: see `hub.find`.
+    Raises:
+        FileNotFoundError, ValueError, OSError: see `hub.find`, `hub.fetch` and `import_official`.
+    """
+    asked = hub.parse(name)
+    imports = hub.folder_of(asked.repository) / IMPORTS
+    try:
+        found = hub.find(name)
+    except FileNotFoundError:
+        there = _imports_of(imports / (hub.cached_commit(asked) or "none"), asked.file)
+        if len(there) == 1:
+            logger.info("%s: the hub cannot be reached; %s is used", name, there[0])
+            return there[0]
+        raise
+    out = imports / found.commit / _folder_name(found.file)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(out.parent):
+        if not store.is_export(out):
+            checkpoint = hub.fetch(found, out)
+            import_official(checkpoint, out)
+            logger.info("%s: imported; %s is no longer needed here", found, checkpoint.resolve())
+    return out
+
+
+def _folder_name(file: str) -> str:
+    return file.replace("/", "--")
+
+
+def _imports_of(folder: Path, file: str | None) -> list[Path]:
+    """Exports in a folder of imports, or that of one file."""
+    names = [_folder_name(file)] if file else [path.name for path in folder.glob("*")]
+    return [folder / name for name in names if store.is_export(folder / name)]
+
+
+def _local(checkpoint: str | Path, out: Path) -> Path:
+    if hub.is_hub_name(str(checkpoint)):
+        return hub.fetch(hub.find(str(checkpoint)), out)
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f"{checkpoint}: there is no such file")
+    return Path(checkpoint)
+
+
+def _read(checkpoint: Path) -> Mapping[str, Tensor]:
+    """Read the tensors of a Lightning checkpoint, or of a .safetensors file with the same names."""
+    content = store.load_safely(checkpoint, mmap=True)
+    return content.get("state_dict", content)
+
+
+def _add_parts(folder: Path, used: dict[str, str], checkpoint: Path, state: Mapping[str, Tensor]) -> None:
+    """Add the codec's parts to an export; of the checkpoint's own codec, which is a small share of it, the tensors."""
+    inside = [key for key, source in used.items() if source == str(checkpoint.resolve())]
+    codec = {key: value for key, value in state.items() if key.startswith(CODEC) and ".loss." not in key}
+    others = {key: source for key, source in used.items() if not (codec and key in inside)}
+    config = folder / store.CONFIG
+    parts.add_parts(folder, config, others)
+    if not (codec and inside):
+        return
+    file = Path(parts.PARTS) / "codec.safetensors"
+    (folder / file).parent.mkdir(exist_ok=True)
+    store.write_safetensors(codec, folder / file)
+    content = OmegaConf.create(json.loads(config.read_text(encoding="utf-8")))
+    for key in inside:
+        OmegaConf.update(content, key, f"./{file.as_posix()}")
+    config.write_text(json.dumps(OmegaConf.to_container(content), indent=2), encoding="utf-8")
 
 
 def network_weights(state: Mapping[str, Tensor], ema: bool) -> dict[str, Tensor]:

@@ -11,25 +11,23 @@ import json
 import pickle
 import re
 import typing as tp
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ..compat import prepare
-from ..utils.files import recover, refuse_foreign, replacing_folder
+from ..utils.files import refuse_foreign, replacing_folder
 from ..utils.reading import JsonObject
-from . import adapters, config, parts
+from . import config, parts
 
 CONFIG, WEIGHTS, QUALITY = "config.json", "model.safetensors", "quality.json"
 EMBEDDED = Path(__file__).resolve().parent.parent / "pretrained"
 """The model in the package, trained by `make pretrained`."""
 COMMAND = "`qamdt export`"
-_HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _STATISTICS = "codec.statistics."
-_PROBE = "codec.probe"
+CODEC_PROBE = "codec.probe"
 _MODEL = "model."
 _DTYPES = {
     torch.float64: "F64",
@@ -77,60 +75,6 @@ class TrainedModel:
 def is_export(path: str | Path) -> bool:
     """Return whether `path` is an export folder."""
     return (Path(path) / CONFIG).is_file() and (Path(path) / WEIGHTS).is_file()
-
-
-def load(name: str | Path, with_adapters: tp.Sequence[str] = ()) -> TrainedModel:
-    """Read an export folder, a checkpoint file, an experiment's folder, `//sig/…`, `//reference/…` or a hub id.
-
-    A run of `solver=qamdt/lora` is read as the model that it trained, its adapter merged.
-
-    Args:
-        name: a hub id is `owner/name` or `owner/name@revision`; what exists on this machine comes first.
-        with_adapters: adapters to merge, each `DIR[:weight]` (see `adapters.read`).
-    Raises:
-        FileNotFoundError: there is nothing of that name, or the hub cannot be reached.
-        ValueError: the file is damaged, holds anything but data, or is not a checkpoint of this solver.
-    """
-    trained = _load(name)
-    return replace(trained, model=adapters.merge_named(trained.model, with_adapters)) if with_adapters else trained
-
-
-def _load(name: str | Path) -> TrainedModel:
-    recover(Path(name))
-    if is_export(name):
-        return _load_export(Path(name))
-    prepare()
-    from audiocraft.utils import checkpoint  # a second to import, and exports do not need it
-
-    path = checkpoint.resolve_checkpoint_path(str(name))
-    if path is None and not Path(name).exists() and (hub := _HUB_ID.fullmatch(str(name))):
-        return _load_export(download(hub["id"], hub["revision"]), own=False)
-    if path is None:
-        raise FileNotFoundError(
-            f"{name}: neither an export (folder with {CONFIG} and {WEIGHTS}) nor a checkpoint nor a hub id (owner/name)"
-        )
-    state = load_safely(path)
-    missing = [key for key in ("xp.cfg", "best_state", "codec.statistics") if key not in state]
-    if missing:
-        raise ValueError(f"{path}: not a checkpoint of solver=qamdt, it has no {', '.join(missing)}")
-    trained = TrainedModel(
-        OmegaConf.create(config.resolved(state["xp.cfg"], path)),
-        state["best_state"]["model"],
-        state["codec.statistics"],
-        state.get("quality_statistics", {}),
-        state.get("history", []),
-        state.get(_PROBE),
-    )
-    return _with_base(trained, str(path)) if OmegaConf.select(trained.cfg, "lora.use") else trained
-
-
-def _with_base(trained: TrainedModel, name: str) -> TrainedModel:
-    """Return the whole model of a run that trained an adapter: that of `continue_from` with it."""
-    cfg = trained.cfg.copy()
-    adapter = adapters.Adapter(cfg.lora.alpha / cfg.lora.rank, adapters.from_state(trained.model), name)
-    weights = adapters.merge(_load(cfg.continue_from).model, (adapter, 1.0))
-    cfg.lora.use, cfg.continue_from = False, None
-    return replace(trained, cfg=cfg, model=weights)
 
 
 _KINDS = ("sample_rate", "channels", "mdt", "latents.codec", "conditioners", "fuser", "dataset.segment_duration")
@@ -221,46 +165,23 @@ def _flat(value: object, key: str = "") -> JsonObject:
     }
 
 
-def download(hub_id: str, revision: str | None = None) -> Path:
-    """Return the folder of an export from the Hugging Face hub, downloaded where it is not in the hub's cache.
-
-    Raises:
-        FileNotFoundError: there is no such model, it is no export, or the hub cannot be reached.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = [CONFIG, WEIGHTS, QUALITY, f"{parts.PARTS}/**"]
-    try:
-        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise FileNotFoundError(
-            f"{hub_id}: neither an export or checkpoint here nor a model on the hub ({_first_line(error)})"
-        ) from error
-    if not is_export(folder):
-        raise FileNotFoundError(
-            f"{hub_id}: that model on the hub is no export, it has no {CONFIG} and {WEIGHTS}; if it holds the authors' "
-            f"checkpoint, `qamdt import-official {hub_id} --out FOLDER` converts it"
-        )
-    return folder
-
-
 def load_safely(path: Path, mmap: bool = False) -> JsonObject:
-    """Load a file with `torch.load`, data only, on the CPU.
+    """Load a .safetensors file, or another with `torch.load`, data only, on the CPU.
 
     Raises:
         ValueError: naming the file, when it is damaged or holds code.
     """
+    if path.suffix == ".safetensors":
+        return tp.cast(JsonObject, _load_tensors(path))
     try:
         return torch.load(path, "cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         reason = re.search(r"Unsupported.*|.*GLOBAL.*|WeightsUnpickler error.*", str(error))
         raise ValueError(
-            f"{path}: refused, it holds more than tensors and plain data "
-            f"({reason[0] if reason else _first_line(error)})"
+            f"{path}: refused, it holds more than tensors and plain data ({reason[0] if reason else first_line(error)})"
         ) from error
     except (RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(f"{path}: damaged or not a torch checkpoint ({_first_line(error)})") from error
+        raise ValueError(f"{path}: damaged or not a torch checkpoint ({first_line(error)})") from error
 
 
 def export(folder: str | Path, trained: TrainedModel, finish: tp.Callable[[Path], None] = lambda folder: None) -> None:
@@ -278,7 +199,7 @@ def export(folder: str | Path, trained: TrainedModel, finish: tp.Callable[[Path]
     with replacing_folder(folder, is_own_export, COMMAND) as part:
         content = config.resolved(trained.cfg, "the model's config")
         (part / CONFIG).write_text(json.dumps(content, indent=2), encoding="utf-8")
-        _write_safetensors(dict(_flatten(trained)), part / WEIGHTS)
+        write_safetensors(dict(_flatten(trained)), part / WEIGHTS)
         if trained.quality_statistics:
             (part / QUALITY).write_text(json.dumps(trained.quality_statistics, indent=2), encoding="utf-8")
         finish(part)
@@ -305,8 +226,8 @@ def is_own_export(folder: Path) -> bool:
     return isinstance(content, dict) and content.get("solver") == "qamdt"
 
 
-def _write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """The safetensors format, one tensor in memory at a time: the library's `save_file` copies all of them first."""
+def write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write the safetensors format, one tensor in memory at a time: the library's `save_file` copies all at first."""
     header, offset = {}, 0
     for key, value in tensors.items():
         size = value.numel() * value.element_size()
@@ -328,18 +249,18 @@ def _flatten(trained: TrainedModel) -> tp.Iterator[tuple[str, Tensor]]:
     yield from ((_MODEL + key, value) for key, value in trained.model.items())
     yield from ((_STATISTICS + key, value) for key, value in trained.codec_statistics.items())
     if trained.codec_probe is not None:
-        yield _PROBE, trained.codec_probe
+        yield CODEC_PROBE, trained.codec_probe
 
 
-def _load_export(folder: Path, own: bool = True) -> TrainedModel:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def read_export(folder: Path, own: bool = True) -> TrainedModel:
+    """Read an export's folder.
 
-    try:
-        state = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS}: damaged ({_first_line(error)})") from error
-    quality = folder / QUALITY
+    Args:
+        own: it was written on this machine, so that its config may name files outside of it.
+    Raises:
+        ValueError: a file in it is damaged, or refused.
+    """
+    state, quality = _load_tensors(folder / WEIGHTS), folder / QUALITY
     return TrainedModel(
         cfg=_read_config(folder, own),
         model={key.removeprefix(_MODEL): value for key, value in state.items() if key.startswith(_MODEL)},
@@ -347,16 +268,26 @@ def _load_export(folder: Path, own: bool = True) -> TrainedModel:
             key.removeprefix(_STATISTICS): value for key, value in state.items() if key.startswith(_STATISTICS)
         },
         quality_statistics=_read_quality(quality) if quality.exists() else {},
-        codec_probe=state.get(_PROBE),
+        codec_probe=state.get(CODEC_PROBE),
         origin=folder,
     )
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged ({first_line(error)})") from error
 
 
 def _read_quality(path: Path) -> JsonObject:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged ({_first_line(error)})") from error
+        raise ValueError(f"{path}: damaged ({first_line(error)})") from error
 
 
 def _read_config(folder: Path, own: bool) -> DictConfig:
@@ -373,5 +304,5 @@ def _read_config(folder: Path, own: bool) -> DictConfig:
     return cfg
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

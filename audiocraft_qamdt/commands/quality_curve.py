@@ -32,7 +32,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 
 
 def _quality_curve(args: argparse.Namespace) -> int:
-    from ..checkpoints import store
+    from ..checkpoints import loading
     from ..data.manifest import read_descriptions
     from ..generation.qamdt import QAMDT
     from ..quality.predictors.base import load_predictor
@@ -42,7 +42,7 @@ def _quality_curve(args: argparse.Namespace) -> int:
     if args.rerank and f"{PMOS}:{args.judge}" in scorer_names(args.rerank):
         raise ValueError(f"--judge {args.judge} chooses among the candidates of --rerank {args.rerank}: choose another")
     model = QAMDT.get_pretrained(args.model, args.device)
-    labels = store.load(args.model).quality_statistics.get("predictor")
+    labels = loading.load(args.model).quality_statistics.get("predictor")
     judge = load_predictor(args.judge, args.device)
     if judge.name == labels:
         raise ValueError(f"--judge {judge.name} labelled the training data of {args.model}: choose another judge")

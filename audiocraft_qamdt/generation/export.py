@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from .. import builders
-from ..checkpoints import config, parts, store
+from ..checkpoints import config, loading, parts, store
 from ..latents.spectral_vae import WEIGHTS as PACKAGED_CODEC
 from ..latents.spectral_vae import SpectralVAECodec
 from ..utils.reading import JsonObject
@@ -48,7 +48,7 @@ def export_model(name: str, out: str | Path, card: Card, adapters: tp.Sequence[s
     not.
 
     Args:
-        name: what to export (see `store.load`).
+        name: what to export (see `loading.load`).
         out: folder to write; complete and checked, or not at all.
         adapters: to merge, each `DIR[:weight]`.
     Returns:
@@ -56,7 +56,7 @@ def export_model(name: str, out: str | Path, card: Card, adapters: tp.Sequence[s
     Raises:
         RuntimeError: the export generates other audio than the original.
     """
-    return export_trained(store.load(name, adapters), out, card, name)
+    return export_trained(loading.load(name, adapters), out, card, name)
 
 
 def export_trained(trained: store.TrainedModel, out: str | Path, card: Card, name: str = "model") -> Path:
@@ -72,7 +72,7 @@ def export_trained(trained: store.TrainedModel, out: str | Path, card: Card, nam
         with tempfile.TemporaryDirectory() as scratch:
             parts.add_parts(folder, folder / store.CONFIG, _plain_codec(used, trained.cfg, Path(scratch)))
         (folder / "README.md").write_text(model_card(card, portable), encoding="utf-8")
-        difference = (check_audio(store.load(folder)) - reference).abs().max().item()
+        difference = (check_audio(loading.load(folder)) - reference).abs().max().item()
         if difference != 0:
             raise RuntimeError(
                 f"{name}: its export generates other audio (largest difference {difference:.2e}); nothing was written"

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from audiocraft_qamdt.utils import prepared
 
 from .. import builders
-from ..checkpoints import store
+from ..checkpoints import loading, store
 from ..conditioning.attributes import attributes_for
 from ..conditioning.model import QAMDTModel
 from ..data.attributes import Curve
@@ -58,7 +58,7 @@ class QAMDT(Pipeline):
         """Load an export folder, a hub id, a checkpoint, an experiment's folder or a Dora signature (`//sig/<sig>`).
 
         Args:
-            name: what to load (see `store.load`); None = the embedded model.
+            name: what to load (see `loading.load`); None = the embedded model.
             device: cpu, cuda or mps; None or "auto" = cuda, else mps, else cpu.
             dtype: precision that the network computes in: float32, bfloat16 or float16; None = float32. Codecs always
                 compute in float32.
@@ -66,7 +66,7 @@ class QAMDT(Pipeline):
                 length then takes longer. None = not compiled.
             adapters: folders of adapters (LoRA) to merge into the weights, each `DIR` or `DIR:weight`.
         """
-        return cls.from_trained(store.load(name or store.EMBEDDED, adapters), device, dtype, compile)
+        return cls.from_trained(loading.load(name or store.EMBEDDED, adapters), device, dtype, compile)
 
     @classmethod
     def from_trained(

@@ -184,8 +184,8 @@ class MelVAECodec(LatentCodec):
         cls,
         vae_checkpoint: str | Path,
         vocoder_checkpoint: str | Path,
-        vae_config: tp.Mapping[str, tp.Any] = PUBLISHED_VAE,
-        vocoder_config: tp.Mapping[str, tp.Any] = PUBLISHED_VOCODER,
+        vae_config: tp.Mapping[str, tp.Any] | None = None,
+        vocoder_config: tp.Mapping[str, tp.Any] | None = None,
         scale_factor: float | None = None,
         normalize: bool = False,
     ) -> MelVAECodec:
@@ -195,8 +195,8 @@ class MelVAECodec(LatentCodec):
             vae_checkpoint: CompVis-style keys under `first_stage_model.`, or without prefix.
             vocoder_checkpoint: HiFi-GAN keys under `generator.` or `first_stage_model.vocoder.`, with weight norm or
                 without.
-            vae_config: the published `ddconfig`.
-            vocoder_config: the published `hifigan_*.json`.
+            vae_config: its `ddconfig`; None = the published one, as wide as the weights are.
+            vocoder_config: its `hifigan_*.json`; None = the published one, as wide as the weights are.
             scale_factor: None = `scale_factor` of the VAE's checkpoint, where it has one.
             normalize: see the class.
         Raises:
@@ -207,15 +207,20 @@ class MelVAECodec(LatentCodec):
         state = read_checkpoint(vae_checkpoint)
         if scale_factor is None and "scale_factor" in state:
             scale_factor = float(state["scale_factor"])
+        weights = _vae_weights(state)
+        vae_config = vae_config or _as_wide(PUBLISHED_VAE, "ch", weights, "encoder.conv_in.weight")
         vae = build_vae(vae_config)
         _load(
             vae,
-            _vae_weights(state),
+            weights,
             functools.partial(_official_vae_key, levels=len(vae_config["ch_mult"])),
             vae_checkpoint,
         )
+        weights = _vocoder_weights(read_checkpoint(vocoder_checkpoint))
+        width = "upsample_initial_channel"
+        vocoder_config = vocoder_config or _as_wide(PUBLISHED_VOCODER, width, weights, "conv_pre.weight")
         vocoder = build_vocoder(vocoder_config)
-        _load(vocoder, _vocoder_weights(read_checkpoint(vocoder_checkpoint)), _official_vocoder_key, vocoder_checkpoint)
+        _load(vocoder, weights, _official_vocoder_key, vocoder_checkpoint)
         return cls(vae, vocoder, scale_factor, normalize)
 
     @frozen
@@ -358,6 +363,11 @@ def _vocoder_weights(state: tp.Mapping[str, Tensor]) -> dict[str, Tensor]:
             gain, direction = weights.pop(key), weights.pop(f"{name}_v")
             weights[name] = gain * direction / torch.linalg.vector_norm(direction, dim=(1, 2), keepdim=True)
     return weights
+
+
+def _as_wide(config: JsonObject, key: str, weights: tp.Mapping[str, Tensor], first: str) -> JsonObject:
+    """Return a configuration with the width that a network's first layer has, where there is that layer."""
+    return {**config, key: weights[first].shape[0]} if first in weights else config
 
 
 # diffusers' name -> the published one: every pattern is replaced where it occurs, in this order.

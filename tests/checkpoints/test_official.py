@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import io
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from audiocraft_qamdt.checkpoints import store
-from audiocraft_qamdt.checkpoints.official import EMA, NETWORK, import_official, infer_config
+from audiocraft_qamdt.checkpoints import hub, loading, store
+from audiocraft_qamdt.checkpoints.official import IMPORTS, NETWORK, import_official, infer_config
+from audiocraft_qamdt.compat import CONFIG_ROOT
 from audiocraft_qamdt.generation.qamdt import QAMDT
-from audiocraft_qamdt.models.official import build, to_official
 from audiocraft_qamdt.quality.levels import QualityStatistics, level_rule
 
 from ..helpers.audio_folder import make_folder
+from ..helpers.hub_server import COMMIT
+from ..helpers.hub_server import hub as running_hub
+from ..helpers.published import AUTHORS, CHECKPOINT, COPY, SMALL, codec_state, state_of
 from ..helpers.runs import history, solver_in
 
 CONFIG = {
@@ -32,24 +46,7 @@ CONFIG = {
 
 @pytest.fixture
 def state():
-    """A Lightning checkpoint of the published layout: network, its average, and the scale of the latents."""
-    torch.manual_seed(0)
-    model = build(CONFIG)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    network = {key: value.detach().clone() for key, value in to_official(model).items()}
-    averaged = {
-        EMA + f"diffusion_model.{key}".replace(".", ""): value * 0.5
-        for key, value in network.items()
-        if key != "pos_embed"
-    }
-    return {
-        **{NETWORK + key: value for key, value in network.items()},
-        **averaged,
-        EMA + "decay": torch.tensor(0.9999),
-        "scale_factor": torch.tensor(0.5),
-    }
+    return state_of(CONFIG)
 
 
 @pytest.fixture
@@ -79,7 +76,7 @@ def test_shapes_tell_the_configuration(state):
 @pytest.mark.parametrize("ema", [True, False])
 def test_weights_scale_and_thresholds_arrive(tmp_path, state, overrides, ema):
     out = import_official(save(tmp_path, state), tmp_path / "export", ema=ema, num_heads=4, overrides=overrides)
-    trained = store.load(out)
+    trained = loading.load(out)
     key = "in_blocks.0.mlp.fc1.weight"
     expected = state[NETWORK + "en_inblocks.0.mlp.fc1.weight"] * (0.5 if ema else 1)
     assert torch.equal(trained.model[f"backbone.{key}"], expected)
@@ -184,3 +181,119 @@ def test_a_pickle_payload_is_refused_not_run(tmp_path, overrides):
     with pytest.raises(ValueError, match="evil.ckpt: refused"):
         import_official(tmp_path / "evil.ckpt", tmp_path / "export", overrides=overrides)
     assert not flag.exists() and not (tmp_path / "export").exists()
+
+
+@pytest.fixture(scope="module")
+def lightning() -> bytes:
+    """A whole Lightning checkpoint, small: network, average, codec, and what training needs besides."""
+    file = io.BytesIO()
+    state = {**state_of(SMALL), **codec_state(), "cond_stage_models.0.weight": torch.zeros(500_000)}
+    torch.save({"state_dict": state, "epoch": 3, "optimizer_states": [{"state": {}}]}, file)
+    return file.getvalue()
+
+
+def imports_of(repository: str) -> Path:
+    return hub.folder_of(repository) / IMPORTS / COMMIT
+
+
+@pytest.mark.parametrize("layout", [AUTHORS, COPY], ids=["authors", "copy"])
+def test_a_repository_with_the_published_files_loads_by_its_name(hub_server, lightning, caplog, layout):
+    hub_server.models["owner/published"] = {**layout, CHECKPOINT: lightning}
+    with caplog.at_level(logging.INFO):
+        trained = loading.load("owner/published")
+    assert trained.cfg.latents.codec == "mel_vae" and trained.cfg.generate.eta == 1
+    key = "in_blocks.0.mlp.fc1.weight"
+    assert torch.equal(trained.model[f"backbone.{key}"], state_of(SMALL)[f"{NETWORK}en_{key.replace('_', '')}"] * 0.5)
+    lines = [record.message for record in caplog.records if record.name.startswith("audiocraft_qamdt")]
+    assert "owner/published/checkpoint_389999.ckpt: the authors' checkpoint" in lines[0] and "imported;" in lines[-1]
+    assert not [path for path in hub_server.requests if "/checkpoints/" in path or ".py" in path]
+
+
+def test_an_import_holds_of_the_checkpoint_what_generation_reads(hub_server, lightning):
+    hub_server.models["owner/published"] = {**AUTHORS, CHECKPOINT: lightning}
+    trained = loading.load("owner/published")
+    files = sorted(path.relative_to(trained.origin).as_posix() for path in trained.origin.rglob("*") if path.is_file())
+    assert files == ["config.json", "model.safetensors", "quality.json", "weights/codec.safetensors"]
+    codec = codec_state()
+    codec.pop("first_stage_model.loss.logvar")
+    copied = load_file(trained.origin / "weights" / "codec.safetensors")
+    assert copied.keys() == codec.keys() and all(torch.equal(copied[key], codec[key]) for key in codec)
+    assert trained.cfg.latents.mel_vae.vae == trained.cfg.latents.mel_vae.vocoder == str(trained.origin / files[-1])
+
+
+def test_a_second_call_and_one_without_network_use_the_import(hub_server, lightning, monkeypatch):
+    hub_server.models["owner/published"] = {**COPY, CHECKPOINT: lightning}
+    first = loading.load("owner/published")
+    hub_server.requests.clear()
+    again = loading.load("owner/published")
+    assert again.origin == first.origin and not [path for path in hub_server.requests if CHECKPOINT in path]
+    Path(hub.folder_of("owner/published"), "snapshots", COMMIT, CHECKPOINT).resolve().unlink()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    offline = loading.load("owner/published")
+    assert offline.origin == first.origin and offline.model.keys() == first.model.keys()
+    assert loading.load(f"owner/published/{CHECKPOINT}").origin == first.origin
+    with pytest.raises(FileNotFoundError, match="owner/other"):
+        loading.load("owner/other")
+
+
+def test_a_repository_that_is_no_model_is_refused_with_what_is_there(hub_server):
+    hub_server.models["me/text"] = {"README.md": b"a model of another kind", "unet/config.json": b"{}"}
+    with pytest.raises(FileNotFoundError, match="me/text: no model that can be read; there are README.md, unet/. Exp"):
+        loading.load("me/text")
+
+
+def test_code_in_a_repository_checkpoint_is_refused_and_leaves_no_import(hub_server):
+    file = io.BytesIO()
+    torch.save({"state_dict": {}, "callbacks": Path("x")}, file)
+    hub_server.models["me/evil"] = {**AUTHORS, CHECKPOINT: file.getvalue()}
+    with pytest.raises(ValueError, match=f"{CHECKPOINT}: refused"):
+        loading.load("me/evil")
+    assert list(imports_of("me/evil").iterdir()) == []
+
+
+def test_safetensors_with_the_published_names_are_imported(tmp_path, state, overrides):
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "published.safetensors")
+    out = import_official(tmp_path / "published.safetensors", tmp_path / "export", num_heads=4, overrides=overrides)
+    other = import_official(save(tmp_path, state), tmp_path / "other", num_heads=4, overrides=overrides)
+    assert (out / store.WEIGHTS).read_bytes() == (other / store.WEIGHTS).read_bytes()
+
+
+def qamdt(url: str, home: Path, *argv: object) -> subprocess.Popen:
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(home),
+        "NO_PROXY": "127.0.0.1",
+    }
+    command = [sys.executable, "-m", "audiocraft_qamdt.cli", *map(str, argv)]
+    return subprocess.Popen(command, cwd=CONFIG_ROOT.parent, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_generate_takes_the_name_of_a_published_repository(tmp_path, lightning, tiny_t5):
+    text_encoder = {path.name: path.read_bytes() for path in Path(tiny_t5).iterdir()}
+    with running_hub() as server:
+        server.models |= {"owner/published": {**COPY, CHECKPOINT: lightning}, "google/flan-t5-large": text_encoder}
+        arguments = ["generate", "piano", "--steps", 2, "--device", "cpu", "--model", "owner/published", "--out"]
+        process = qamdt(server.url, tmp_path / "home", *arguments, tmp_path / "x.wav")
+        errors = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, errors
+    assert json.loads((tmp_path / "x.json").read_text())["model"] == "owner/published"
+    assert "INFO owner/published/checkpoint_389999.ckpt: the authors' checkpoint, 0." in errors
+
+
+@pytest.mark.slow
+def test_an_import_that_is_killed_leaves_nothing_half_written_and_the_next_one_is_whole(tmp_path, lightning):
+    imports = tmp_path / "home" / "hub" / "models--owner--published" / IMPORTS / COMMIT
+    out, arguments = imports / CHECKPOINT, ["export", "owner/published", "--out", tmp_path / "unused"]
+    with running_hub() as server:
+        server.models["owner/published"] = {**AUTHORS, CHECKPOINT: lightning}
+        process = qamdt(server.url, tmp_path / "home", *arguments)
+        while process.poll() is None and not list(imports.glob(".*.part")):
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not out.exists() and len(list(imports.glob(".*.part"))) == 1
+        qamdt(server.url, tmp_path / "home", *arguments).communicate(timeout=300)
+    assert store.is_export(out) and list(imports.iterdir()) == [out]

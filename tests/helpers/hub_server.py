@@ -26,6 +26,9 @@ class Hub(ThreadingHTTPServer):
         self.models: dict[str, dict[str, bytes]] = {}
         self.requests: list[str] = []
         self.breaks_after = 0
+        self.goes_down = False
+        """Whether a break takes the files away, until `is_down` is set back."""
+        self.is_down = False
         self.starts: list[int] = []
 
     @property
@@ -58,6 +61,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.starts.append(start)
         if self.command == "GET" and (stop := self.server.breaks_after):
             self.server.breaks_after = 0
+            self.server.is_down = self.server.goes_down
             self.send_response(200)
             for name, value in {**headers, "Content-Length": str(len(content)), "X-Repo-Commit": COMMIT}.items():
                 self.send_header(name, value)
@@ -97,7 +101,9 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if match := re.fullmatch(r"/(.+)/resolve/[^/]+/(.+)", path):
             content = self.server.models.get(match[1], {}).get(match[2])
-            if content is None:
+            if self.server.is_down:
+                self.reply({"error": "Down for maintenance"}, 503)
+            elif content is None:
                 self.reply({"error": "Entry not found"}, 404, X_Error_Code="EntryNotFound")
             else:
                 self.reply_file(content)
@@ -109,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
             files = self.server.models[match[1]].items()
             self.reply([{"type": "file", "path": file, "size": len(data), "oid": COMMIT} for file, data in files])
         else:
-            files = [{"rfilename": file} for file in self.server.models[match[1]]]
+            files = [{"rfilename": file, "size": len(data)} for file, data in self.server.models[match[1]].items()]
             self.reply({"id": match[1], "modelId": match[1], "sha": COMMIT, "siblings": files, "private": False})
 
     do_HEAD = do_GET
