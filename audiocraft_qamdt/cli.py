@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run a `qamdt` command; mistakes of the user end with one line and exit status 2."""
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    for client in ("httpx", "httpx2"):  # a line for each request to the hub
+        logging.getLogger(client).setLevel(logging.WARNING)
     return reporting(lambda: args.run(args))
 
 

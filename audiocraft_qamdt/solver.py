@@ -19,7 +19,7 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from audiocraft_qamdt.utils import prepared
 
 from . import builders
-from .checkpoints import adapters, loading, store
+from .checkpoints import adapters, hub, loading, store
 from .conditioning.attributes import drop_conditions, write_prefix
 from .conditioning.model import QAMDTModel
 from .data import cache
@@ -376,9 +376,12 @@ class QAMDTSolver(MusicGenSolver):
         return super().load_checkpoints(*args, **kwargs)
 
     def _settle_source(self) -> str | None:
-        """Return `continue_from`, an export under the prefix by which AudioCraft asks `load_from_pretrained` for it."""
+        """Return `continue_from`, with the prefix by which AudioCraft asks `load_from_pretrained` for it where it must.
+
+        That is an export, or a name on the hub.
+        """
         source = self.cfg.continue_from
-        if source and not source.startswith("//pretrained/") and store.is_export(source):
+        if source and (store.is_export(source) or hub.is_model_name(source)):
             self.cfg.continue_from = source = f"//pretrained/{source}"
         return source
 

@@ -92,6 +92,12 @@ def test_published_values():
         5,
     )
     assert (cfg.sample_rate, cfg.dataset.segment_duration) == (16000, 10.24)
+    assert (cfg.diffusion.schedule.num_steps, tuple(cfg.mdt.patch), tuple(cfg.mdt.overlap)) == (1000, (4, 1), (0, 0))
+    assert (cfg.optim.optimizer, cfg.optim.lr, cfg.schedule.linear_warmup.warmup) == ("adamw", 8e-5, 2000)
+    assert (cfg.optim.ema.decay, cfg.condition_dropout.description, cfg.condition_dropout.quality) == (0.9999, 0.1, 0.0)
+    assert (cfg.masking.ratio, cfg.masking.spread, cfg.generate.candidates) == (0.3, 0.2, 3)
+    text = cfg.conditioners.description.qamdt_t5
+    assert (text.name, text.max_length) == ("google/flan-t5-large", 128)
 
 
 @pytest.mark.parametrize("recipe, solver", [("compression/debug", "compression"), ("musicgen/debug", "musicgen")])

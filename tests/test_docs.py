@@ -55,3 +55,30 @@ def test_the_site_has_every_page():
 
 def test_the_readme_fits_a_few_screens():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 160
+
+
+ELEMENTS = (
+    "quality token, prefix, thresholds, masks, decoder, positions, feed-forward, text, time, patch, schedule, loss, "
+    "sampler, η, guidance, rerank, optimiser, EMA, dropout, statistics, weights, predictor, captions, evaluation"
+).split(", ")
+THEIRS = r"(?:[\w/]+\.(?:py|yaml)` (?:\d+)|readme\.md|infer_mos5\.py|on the hub)"
+"""A place in the authors' code: a file with a line, or a file that is named for what it lacks."""
+
+
+def rows_of_the_paper() -> dict[str, list[str]]:
+    """Cells of the table of docs/paper.md behind the first, by it."""
+    table = (ROOT / "docs" / "paper.md").read_text().partition("| element |")[2].partition("\n\n")[0]
+    rows = [re.split(r"(?<!\\) \| ", line.strip("| ")) for line in table.splitlines()[2:]]
+    return {row[0]: row[1:] for row in rows}
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_the_table_of_the_paper_has_a_row_for_every_element(element):
+    assert any(element in name for name in rows_of_the_paper())
+
+
+@pytest.mark.parametrize("name, cells", rows_of_the_paper().items(), ids=lambda value: str(value)[:20])
+def test_every_cell_of_the_table_of_the_paper_names_its_evidence(name, cells):
+    assert len(cells) == 3
+    assert re.search(THEIRS, cells[1]), f"{name}: no file and line of the authors' code"
+    assert re.search(r"`tests/[\w/]+\.py`", cells[2]), f"{name}: no test"

@@ -240,6 +240,14 @@ def test_a_codec_of_the_same_name_and_shape_with_other_latents_is_not_continued(
             solver.restore()
 
 
+def test_a_model_on_the_hub_is_continued_by_its_name(folder, sources, tmp_path, hub_server):
+    hub_server.models["me/model"] = {path.name: path.read_bytes() for path in sources["export"].iterdir()}
+    expected = loading.load(sources["export"]).model
+    with solver_in(tmp_path, *argv(folder, "continue_from=me/model")) as solver:
+        solver.restore()
+        assert all(torch.equal(value, expected[key]) for key, value in solver.model.state_dict().items())
+
+
 def test_a_run_whose_codec_changed_is_not_resumed(folder, sources, tmp_path):
     with solver_in(tmp_path, *argv(folder, "latents.mdct.compand=0.7")) as solver:
         shutil.copy(sources["checkpoint"], solver.folder / "checkpoint.th")

@@ -223,5 +223,6 @@ def _recipe(shape: JsonObject, vae: str | Path, vocoder: str | Path, overrides: 
         "latents.mel_vae.vae": Path(vae).resolve(),
         "latents.mel_vae.vocoder": Path(vocoder).resolve(),
         "dataset.segment_duration": shape["input_size"][0] / 25,  # 25 latent frames per second
+        "generate.quality": 5,  # infer/infer.sh; the network has no row for an unknown level
     }
     return compose_config("solver=qamdt", *(f"{key}={value}" for key, value in values.items()), *overrides)

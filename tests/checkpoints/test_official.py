@@ -202,6 +202,7 @@ def test_a_repository_with_the_published_files_loads_by_its_name(hub_server, lig
     with caplog.at_level(logging.INFO):
         trained = loading.load("owner/published")
     assert trained.cfg.latents.codec == "mel_vae" and trained.cfg.generate.eta == 1
+    assert trained.cfg.generate.quality == 5
     key = "in_blocks.0.mlp.fc1.weight"
     assert torch.equal(trained.model[f"backbone.{key}"], state_of(SMALL)[f"{NETWORK}en_{key.replace('_', '')}"] * 0.5)
     lines = [record.message for record in caplog.records if record.name.startswith("audiocraft_qamdt")]
@@ -277,10 +278,11 @@ def test_generate_takes_the_name_of_a_published_repository(tmp_path, lightning, 
         server.models |= {"owner/published": {**COPY, CHECKPOINT: lightning}, "google/flan-t5-large": text_encoder}
         arguments = ["generate", "piano", "--steps", 2, "--device", "cpu", "--model", "owner/published", "--out"]
         process = qamdt(server.url, tmp_path / "home", *arguments, tmp_path / "x.wav")
-        errors = process.communicate(timeout=300)[1]
+        errors = process.communicate(timeout=900)[1]
     assert process.returncode == 0, errors
     assert json.loads((tmp_path / "x.json").read_text())["model"] == "owner/published"
     assert "INFO owner/published/checkpoint_389999.ckpt: the authors' checkpoint, 0." in errors
+    assert "HTTP Request" not in errors
 
 
 @pytest.mark.slow
@@ -295,5 +297,5 @@ def test_an_import_that_is_killed_leaves_nothing_half_written_and_the_next_one_i
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert not out.exists() and len(list(imports.glob(".*.part"))) == 1
-        qamdt(server.url, tmp_path / "home", *arguments).communicate(timeout=300)
+        qamdt(server.url, tmp_path / "home", *arguments).communicate(timeout=900)
     assert store.is_export(out) and list(imports.iterdir()) == [out]
