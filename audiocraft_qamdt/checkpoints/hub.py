@@ -234,8 +234,9 @@ def _download(url: str, part: Path, size: int) -> None:
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # compressed, a file has no place to go on from
     with open(part, "ab", buffering=0) as file:
-        http_get(url, file, resume_size=file.tell(), headers=build_hf_headers(), expected_size=size)
+        http_get(url, file, resume_size=file.tell(), headers=headers, expected_size=size)
 
 
 def _check_content(part: Path, etag: str, name: str) -> None:

@@ -39,11 +39,12 @@ def test_the_checkpoint_of_published_repositories_is_found_as_it_lies_there(hub_
     assert hub.find("owner/published").file.endswith("checkpoint_389999.ckpt")
 
 
-def test_a_connection_that_breaks_is_resumed_where_it_broke(hub_server, monkeypatch, fetch):
+@pytest.mark.parametrize("redirects", [False, True], ids=["hub", "other host"])
+def test_a_connection_that_breaks_is_resumed_where_it_broke(hub_server, monkeypatch, fetch, redirects):
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
     content = bytes(index % 251 for index in range(50000))
     hub_server.models["owner/model"] = {"published.ckpt": content}
-    hub_server.breaks_after = 20000
+    hub_server.breaks_after, hub_server.redirects = 20000, redirects
     assert fetch("owner/model").read_bytes() == content
     assert 20000 in hub_server.starts
 

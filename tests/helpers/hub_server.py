@@ -26,6 +26,8 @@ class Hub(ThreadingHTTPServer):
         self.models: dict[str, dict[str, bytes]] = {}
         self.requests: list[str] = []
         self.breaks_after = 0
+        self.redirects = False
+        """Whether files come from another host, as large ones do on the hub."""
         self.goes_down = False
         """Whether a break takes the files away, until `is_down` is set back."""
         self.is_down = False
@@ -71,6 +73,16 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.reply(content[start:], 206 if start else 200, **headers)
 
+    def redirect(self, model: str, path: str, content: bytes) -> None:
+        """Send to the same file under another name of this host, with the headers that the hub adds."""
+        self.reply(
+            {},
+            302,
+            Location=f"http://localhost:{self.server.server_address[1]}/cdn/{model}/{path}",
+            X_Linked_Etag=f'"{hashlib.sha256(content).hexdigest()}"',
+            X_Linked_Size=str(len(content)),
+        )
+
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         if self.path == "/api/repos/create":
@@ -101,12 +113,17 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if match := re.fullmatch(r"/(.+)/resolve/[^/]+/(.+)", path):
             content = self.server.models.get(match[1], {}).get(match[2])
-            if self.server.is_down:
+            if self.server.redirects and content is not None:
+                self.redirect(match[1], match[2], content)
+            elif self.server.is_down:
                 self.reply({"error": "Down for maintenance"}, 503)
             elif content is None:
                 self.reply({"error": "Entry not found"}, 404, X_Error_Code="EntryNotFound")
             else:
                 self.reply_file(content)
+            return
+        if match := re.fullmatch(r"/cdn/([^/]+/[^/]+)/(.+)", path):
+            self.reply_file(self.server.models[match[1]][match[2]])
             return
         match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/.+|/tree/.+)?", path)
         if match is None or match[1] not in self.server.models:
