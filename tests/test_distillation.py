@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from audiocraft_qamdt import cli
-from audiocraft_qamdt.checkpoints import store
+from audiocraft_qamdt.checkpoints import loading, store
 from audiocraft_qamdt.generation.qamdt import QAMDT
 
 from .helpers.audio_folder import make_folder
@@ -90,7 +90,7 @@ def test_a_student_learns_where_its_guided_teacher_goes(student):
 
 
 def test_the_teacher_is_frozen_and_not_saved(student, trained):
-    teacher = store.load(trained.export).model
+    teacher = loading.load(trained.export).model
     for key, value in student.teacher.model.state_dict().items():
         assert torch.equal(value, teacher[key]), key
     saved = torch.load(student.folder / "checkpoint.th", weights_only=True)
