@@ -97,11 +97,59 @@ def _mdct(options: JsonObject, device: str) -> LatentCodec:
 def _encodec(options: JsonObject, device: str) -> LatentCodec:
     from .latents.encodec import EncodecCodec
 
-    checkpoint = options.pop("checkpoint")
+    checkpoint = _checkpoint(options, "encodec", "//pretrained/facebook/encodec_32khz")
     with _weights(f"EnCodec {checkpoint!r}", "latents.encodec.checkpoint"):
         if checkpoint.startswith("//encodec/"):
             return EncodecCodec.from_encodec_package(checkpoint.removeprefix("//encodec/"), device=device, **options)
         return EncodecCodec.from_audiocraft(checkpoint, device=device, **options)
+
+
+def _checkpoint(options: JsonObject, codec: str, example: str) -> str:
+    checkpoint = options.pop("checkpoint", None)
+    if checkpoint is None:
+        raise ValueError(f"latents.{codec}: set checkpoint, for example latents.{codec}.checkpoint={example}")
+    return str(checkpoint)
+
+
+def _oobleck(options: JsonObject, device: str) -> LatentCodec:
+    from .latents.oobleck import OobleckCodec
+
+    checkpoint = _checkpoint(options, "oobleck", "stabilityai/stable-audio-open-1.0")
+    with _weights(f"Oobleck autoencoder {checkpoint!r}", "latents.oobleck.checkpoint"):
+        return OobleckCodec.from_pretrained(checkpoint, **options)
+
+
+def _dac(options: JsonObject, device: str) -> LatentCodec:
+    from .latents.dac import DacCodec
+
+    checkpoint = _checkpoint(options, "dac", "descript/dac_44khz")
+    if checkpoint.startswith(_AUDIOCRAFT_DAC):
+        checkpoint = _descript_file(checkpoint.removeprefix(_AUDIOCRAFT_DAC))
+    with _weights(f"DAC {checkpoint!r}", "latents.dac.checkpoint"):
+        if checkpoint.endswith(".pth"):
+            return DacCodec.from_descript(load_safely(Path(checkpoint)), checkpoint, **options)
+        return DacCodec.from_pretrained(checkpoint, **options)
+
+
+_AUDIOCRAFT_DAC = "//pretrained/dac_"
+"""AudioCraft's names of DAC models: dac_44khz and so on, which it loads through the descript package."""
+
+
+def _descript_file(model: str) -> str:
+    """Return the file of the descript package's model, such as 44khz, fetched by the package on first use.
+
+    Its own loader, which AudioCraft calls, unpickles whatever the file holds; only the file is taken from it.
+    """
+    try:
+        from dac.utils import download
+    except ImportError as error:
+        raise ValueError(
+            f"latents.dac.checkpoint={_AUDIOCRAFT_DAC}{model} needs the descript package ({error}): "
+            "`pip install descript-audio-codec`, or without it the same weights from the hub, "
+            f"latents.dac.checkpoint=descript/dac_{model}"
+        ) from error
+    with _weights(f"DAC {model!r}", "latents.dac.checkpoint"):
+        return str(download(model_type=model))
 
 
 def _mel_vae(options: JsonObject, device: str) -> LatentCodec:
@@ -167,6 +215,8 @@ CODECS: dict[str, BuildCodec] = {
     "encodec": _encodec,
     "mel_vae": _mel_vae,
     "spectral_vae": _spectral_vae,
+    "oobleck": _oobleck,
+    "dac": _dac,
 }
 
 

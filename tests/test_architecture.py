@@ -36,7 +36,9 @@ FLOORS = [
 """Folders and modules at the door, from the ground up: each imports from lower floors and from itself only."""
 
 LEVELS = {room: level for level, floor in enumerate(FLOORS) for room in floor}
-TORCH_ONLY = ("models", "diffusion", "latents.codec", "latents.mdct", "latents.mel_vae", "utils.randomness")
+TORCH_ONLY = ("models", "diffusion", "utils.randomness") + tuple(
+    f"latents.{name}" for name in ("codec", "mdct", "mel_vae", "oobleck", "dac", "weights")
+)
 ALLOWED = {"torch", "numpy", "diffusers", "transformers", "safetensors", "librosa"}
 SEES_CFG = {
     "builders",

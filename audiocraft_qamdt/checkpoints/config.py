@@ -39,6 +39,10 @@ TYPES: dict[str, tuple[type, ...]] = {
     "latents.mel_vae.checkpoint": (str,),
     "latents.mel_vae.vae": (str,),
     "latents.mel_vae.vocoder": (str,),
+    "latents.oobleck.checkpoint": (str,),
+    "latents.dac.checkpoint": (str,),
+    "latents.dac.channels": (int,),
+    "latents.dac.codebooks": (int,),
 }
 """Types of keys whose default does not show them; null is always possible."""
 _ABSOLUTE = re.compile(r"(^|[\s='\",;(\[])(~|/|file:|[A-Za-z]:[\\/]|\\\\)")

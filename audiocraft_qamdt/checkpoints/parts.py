@@ -16,10 +16,13 @@ PART_KEYS = (
     "latents.mel_vae.checkpoint",
     "latents.mel_vae.vae",
     "latents.mel_vae.vocoder",
+    "latents.oobleck.checkpoint",
+    "latents.dac.checkpoint",
     "conditioners.description.qamdt_t5.name",
 )
 """Config keys of pretrained parts; in an export, a value that begins with `./` is inside its folder."""
-_FOLDERS = (".", "vae", "vocoder")
+_PIPELINE_FOLDERS = ("vae", "vocoder")
+"""Folders of a diffusers pipeline that codecs read; of its other files, which may be large, they read none."""
 _FILES = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
     r"|(pytorch_model|model|diffusion_pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?"
@@ -97,7 +100,8 @@ def _copy(source: Path, target: Path) -> None:
     if source.is_file():
         shutil.copyfile(source, target)
         return
-    for name in _FOLDERS:
+    pipeline = any((source / name).is_dir() for name in _PIPELINE_FOLDERS)
+    for name in _PIPELINE_FOLDERS if pipeline else (".",):
         for file in sorted((source / name).glob("*")):
             if _FILES.fullmatch(file.name) and file.is_file() and is_inside(file, source):
                 (target / name).mkdir(parents=True, exist_ok=True)

@@ -208,8 +208,13 @@ class Pipeline:
             progress=progress,
         )
         latents = latents if known is None else known.put_back(latents)
+        return decode_long(self.codec, latents, layout.samples, **self.chunks)
+
+    @property
+    def chunks(self) -> dict[str, int]:
+        """Frames that the codec encodes or decodes at once, and those that neighbouring chunks share."""
         window = self.model.backbone.latent_frames
-        return decode_long(self.codec, latents, layout.samples, window, max(1, window // 4))
+        return {"window": window, "overlap": max(1, window // 4)}
 
     def branches(
         self, attributes: list[ConditioningAttributes], layout: Layout, params: GenerationParams

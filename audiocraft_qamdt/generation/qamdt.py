@@ -20,6 +20,7 @@ from ..checkpoints import loading, store
 from ..conditioning.attributes import attributes_for
 from ..conditioning.model import QAMDTModel
 from ..data.attributes import Curve
+from ..latents.chunks import encode_long
 from ..latents.codec import LatentCodec
 from ..quality.levels import QualityStatistics
 from ..utils.reading import JsonObject
@@ -330,7 +331,7 @@ class QAMDT(Pipeline):
 
     def _known(self, audio: Tensor, start: int, stop: int, params: GenerationParams) -> Known:
         frames = self.layout(params).frames
-        latents = self.codec.encode(audio.to(self.device))
+        latents = encode_long(self.codec, audio, **self.chunks)
         latents = F.pad(latents, (0, 0, 0, frames - latents.shape[2]))
         index = torch.arange(frames)
         hop = self.codec.hop_length

@@ -1,6 +1,8 @@
-"""Decoding long clips in memory that does not grow with their length."""
+"""Encoding and decoding long clips in memory that does not grow with their length."""
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +35,26 @@ def decode_long(codec: LatentCodec, latents: Tensor, samples: int, window: int, 
         audio[..., start * hop : stop * hop] += fade * part
         weight[start * hop : stop * hop] += fade
     return F.pad((audio / weight)[..., :samples], (0, max(0, samples - frames * hop)))
+
+
+def encode_long(codec: LatentCodec, audio: Tensor, window: int, overlap: int) -> Tensor:
+    """Encode audio of any length, `window` frames at a time, each part of it with what is beside it.
+
+    Args:
+        audio: [B, channels, S].
+        window: frames encoded at once.
+        overlap: frames that neighbouring chunks share; each is taken from the chunk that knows more of what is around.
+    Returns:
+        Latents [B, C, T, F], on the codec's device.
+    """
+    frames, hop = codec.num_frames(audio.shape[-1]), codec.hop_length
+    chunks = plan_windows(frames, window, window - overlap)
+    edges = [0, *((stop + start) // 2 for (_, stop), (start, _) in itertools.pairwise(chunks)), frames]
+    parts = []
+    for (start, stop), (first, last) in zip(chunks, itertools.pairwise(edges), strict=True):
+        latents = codec.encode(audio[..., start * hop : stop * hop].to(codec.statistics.mean.device))
+        parts.append(latents[:, :, first - start : last - start])
+    return torch.cat(parts, dim=2)
 
 
 def _fade(length: int, overlap: int, fade_in: bool, fade_out: bool) -> Tensor:

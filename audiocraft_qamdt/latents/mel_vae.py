@@ -20,6 +20,7 @@ from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from ..utils.reading import JsonObject
 from .codec import LatentCodec, frozen
+from .weights import load_published, without_weight_norm
 
 PUBLISHED_VAE: JsonObject = {
     "in_channels": 1,
@@ -210,7 +211,7 @@ class MelVAECodec(LatentCodec):
         weights = _vae_weights(state)
         vae_config = vae_config or _as_wide(PUBLISHED_VAE, "ch", weights, "encoder.conv_in.weight")
         vae = build_vae(vae_config)
-        _load(
+        load_published(
             vae,
             weights,
             functools.partial(_official_vae_key, levels=len(vae_config["ch_mult"])),
@@ -220,7 +221,7 @@ class MelVAECodec(LatentCodec):
         width = "upsample_initial_channel"
         vocoder_config = vocoder_config or _as_wide(PUBLISHED_VOCODER, width, weights, "conv_pre.weight")
         vocoder = build_vocoder(vocoder_config)
-        _load(vocoder, weights, _official_vocoder_key, vocoder_checkpoint)
+        load_published(vocoder, weights, _official_vocoder_key, vocoder_checkpoint)
         return cls(vae, vocoder, scale_factor, normalize)
 
     @frozen
@@ -355,14 +356,7 @@ def _vae_weights(state: tp.Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _vocoder_weights(state: tp.Mapping[str, Tensor]) -> dict[str, Tensor]:
-    weights = _under(state, "generator.", "first_stage_model.vocoder.", "")
-    for key in [key for key in weights if key.endswith(".weight_g")]:
-        name = key.removesuffix("_g")
-        if f"{name}_v" in weights:
-            # Salimans and Kingma, "Weight normalization", eq. 2: w = g v / |v|, the norm per first dimension.
-            gain, direction = weights.pop(key), weights.pop(f"{name}_v")
-            weights[name] = gain * direction / torch.linalg.vector_norm(direction, dim=(1, 2), keepdim=True)
-    return weights
+    return without_weight_norm(_under(state, "generator.", "first_stage_model.vocoder.", ""))
 
 
 def _as_wide(config: JsonObject, key: str, weights: tp.Mapping[str, Tensor], first: str) -> JsonObject:
@@ -394,23 +388,3 @@ def _official_vae_key(key: str, levels: int) -> str:
 
 def _official_vocoder_key(key: str) -> str:
     return key.replace("upsampler.", "ups.")
-
-
-def _load(
-    network: nn.Module, weights: tp.Mapping[str, Tensor], official_key: tp.Callable[[str], str], path: str | Path
-) -> None:
-    """Copy weights under their published names into the network; every key must be there, fit, and be used."""
-    own = {official_key(name): parameter for name, parameter in network.named_parameters()}
-    problems = [f"{key} is missing" for key in sorted(own.keys() - weights.keys())]
-    problems += [f"{key} is unknown" for key in sorted(weights.keys() - own.keys())]
-    for key in sorted(own.keys() & weights.keys()):
-        if own[key].shape != weights[key].shape:
-            problems.append(f"{key} is {list(weights[key].shape)}, not {list(own[key].shape)}")
-        elif not weights[key].isfinite().all():
-            problems.append(f"{key} is not finite")
-    if problems:
-        more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise ValueError(f"{path} does not fit the configuration given: {'; '.join(problems[:10])}{more}")
-    with torch.no_grad():
-        for key, parameter in own.items():
-            parameter.copy_(weights[key])
