@@ -158,7 +158,7 @@ def _picture(path: Path) -> Path:
 
     samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
     picture = path.with_suffix(".png")
-    plots.spectrogram(torch.from_numpy(samples).mean(dim=1), sample_rate, picture, f"seed {path.stem}")
+    plots.spectrogram(torch.from_numpy(samples.T), sample_rate, picture, f"seed {path.stem}")
     return picture
 
 
@@ -170,8 +170,9 @@ def build(model: QAMDT, name: str, limits: Limits, folder: Path) -> tp.Any:
         folder: where clips are written.
     """
     gradio = _gradio()
+    sound = f"{model.sample_rate} Hz, stereo" if model.codec.channels == 2 else f"{model.sample_rate} Hz"
     with gradio.Blocks(analytics_enabled=False, title="QA-MDT", delete_cache=(_KEEP_SECONDS, _KEEP_SECONDS)) as page:
-        gradio.Markdown(f"# QA-MDT\nText and quality in, music out. Model: `{name}`, {model.sample_rate} Hz.")
+        gradio.Markdown(f"# QA-MDT\nText and quality in, music out. Model: `{name}`, {sound}.")
         with gradio.Row():
             with gradio.Column():
                 controls = _controls(gradio, model, limits)

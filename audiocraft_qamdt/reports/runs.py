@@ -206,7 +206,7 @@ def _samples(run: Run, out: Path, count: int) -> tp.Iterator[str]:
 def _figure(sample: Sample, out: Path, name: str) -> str:
     audio, sample_rate = soundfile.read(sample.audio, dtype="float32", always_2d=True)
     picture = out / f"{name}.png"
-    plots.spectrogram(torch.from_numpy(audio.mean(1)), sample_rate, picture)
+    plots.spectrogram(torch.from_numpy(audio.T), sample_rate, picture)
     flac = io.BytesIO()
     soundfile.write(flac, audio, sample_rate, format="FLAC")
     return (

@@ -62,11 +62,13 @@ def spectrogram(audio: Tensor, sample_rate: int, path: str | Path, title: str = 
     """Draw a spectrogram in dB relative to full scale.
 
     Args:
-        audio: [S].
+        audio: [S], or [channels, S] whose mean power is drawn.
         path: PNG to write.
     """
     window = torch.hann_window(1024)
-    magnitude = torch.stft(audio, 1024, 256, window=window, return_complex=True).abs() / window.sum() * 2
+    channels = torch.atleast_2d(audio)
+    spectra = torch.stft(channels, 1024, 256, window=window, return_complex=True).abs() / window.sum() * 2
+    magnitude = spectra.square().mean(dim=0).sqrt()
     with _figure(path, (8, 3)) as axes:
         image = axes.imshow(
             20 * magnitude.clamp(min=1e-6).log10().numpy(),
@@ -74,7 +76,7 @@ def spectrogram(audio: Tensor, sample_rate: int, path: str | Path, title: str = 
             aspect="auto",
             vmin=-100,
             vmax=0,
-            extent=(0, len(audio) / sample_rate, 0, sample_rate / 2000),
+            extent=(0, audio.shape[-1] / sample_rate, 0, sample_rate / 2000),
             cmap="magma",
         )
         axes.set(xlabel="seconds", ylabel="kHz", title=title)

@@ -62,6 +62,13 @@ def test_a_tone_is_a_bright_line_at_its_frequency(tmp_path):
     assert rows[6000] < rows[500], "high frequencies are above low ones"
 
 
+def test_channels_that_cancel_each_other_are_drawn(tmp_path):
+    tone = torch.sin(torch.arange(16000) * 0.3)
+    for name, audio in (("mono", tone), ("antiphase", torch.stack([tone, -tone]))):
+        plots.spectrogram(audio, 16000, tmp_path / f"{name}.png")
+    assert np.array_equal(drawn(tmp_path / "mono.png"), drawn(tmp_path / "antiphase.png"))
+
+
 def test_a_plot_that_fails_leaves_no_file(tmp_path):
     with pytest.raises(ValueError):
         plots.error_lines({"a line without points": []}, tmp_path / "plot.png", xlabel="x", title="")
