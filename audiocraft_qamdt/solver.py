@@ -587,14 +587,14 @@ class QAMDTSolver(MusicGenSolver):
         """Generate for the conditions of a batch: the step that AudioCraft's generate and evaluate stages are made of.
 
         Args:
-            batch: reference audio [B, 1, S] and infos.
+            batch: reference audio [B, channels, S] and infos.
             gen_duration: seconds.
             prompt_duration: seconds of the reference audio to continue; None = generate from the conditions alone.
             remove_prompt: leave those seconds out of what is returned.
             remove_text_conditioning: generate without the description.
         Returns:
-            AudioCraft's dict: `gen_audio` [B, 1, S], `ref_audio`, `rtf` (seconds of work per second of audio), and
-            Nones where this solver has nothing.
+            AudioCraft's dict: `gen_audio` [B, channels, S], `ref_audio`, `rtf` (seconds of work per second of audio),
+            and Nones where this solver has nothing.
         """
         begin = time.time()
         audio, infos = batch

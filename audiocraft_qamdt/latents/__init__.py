@@ -1,1 +1,1 @@
-"""Latent codecs: audio [B, 1, S] to latents [B, C, T, F] of unit variance, and back."""
+"""Latent codecs: audio [B, channels, S] to latents [B, C, T, F] of unit variance, and back."""
