@@ -7,7 +7,7 @@ import typing as tp
 from pathlib import Path
 
 import torch.nn.functional as F
-from diffusers import AutoencoderOobleck
+from diffusers.models import AutoencoderOobleck
 from torch import Tensor
 
 from .codec import LatentCodec

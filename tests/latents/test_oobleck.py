@@ -120,6 +120,8 @@ def test_local_folders_are_loaded_by_name(tmp_path, alone):
     codec = builders.get_codec(OmegaConf.create(cfg).latents)
     builders.check_codec(OmegaConf.create(cfg), codec)
     assert torch.equal(codec.probe, OobleckCodec(exact_oobleck()).probe)
+    with pytest.raises(ValueError, match="channels=1, but latents.codec=oobleck works at 2: set channels=2"):
+        builders.check_codec(OmegaConf.create({**cfg, "channels": 1}), codec)
 
 
 @pytest.mark.parametrize("folder", ["vae/", ""], ids=["pipeline", "autoencoder alone"])
