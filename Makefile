@@ -52,9 +52,10 @@ pretrained: install
 	$(BIN)/python tools/embed_model.py $(PRETRAINED) optim.epochs=117 optim.updates_per_epoch=260 evaluate.every=null \
 	  generate.every=null
 
-# README's pictures, from the embedded model.
+# README's pictures, from the embedded model, and that of a listening test (Chromium takes it).
 pictures: install
 	$(BIN)/python tools/pictures.py docs/images
+	$(BIN)/python tools/listening_picture.py docs/images
 
 # Resumable: interrupt it at any time and call it again. JOBS experiments at once, each with its share of the cores.
 # QAMDT_ARGS="optim.epochs=40 evaluate.every=10" trains longer and gives curves, QAMDT_SEEDS=0 is the first seed alone.
