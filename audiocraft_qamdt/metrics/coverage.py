@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .base import Clip, Metric, Network, SumOverRanks
 from .samples import Sample
 
-BLOCK = 1024  # embeddings at a time
+BLOCK = 1 << 20  # distances at a time
+LEADING_BITS = 15
 SCALE = 100.0  # of the published kernel distance
 STABLE = 1e-8  # beside the squared bandwidth, as published
 NEIGHBOURS = 5  # arXiv 2002.09797
@@ -108,23 +108,39 @@ class DensityCoverage(SampleMetric):
 
 
 def median_distance(embeddings: Tensor) -> float:
-    """Return the median of the distances between any two rows, the lower one where there are two."""
-    total = len(embeddings) * (len(embeddings) - 1) // 2
-    distances, filled = np.empty(total, np.float32), 0
+    """Return the median of the distances between any two rows, the lower one where there are two.
+
+    There are up to fifty million: a first pass counts them by the leading bits of their float32, a second one keeps
+    those of the median's bin alone.
+    """
+    bins = torch.zeros(1 << LEADING_BITS, dtype=torch.long)
+    for found in _distances(embeddings):
+        bins += torch.bincount(_leading(found), minlength=len(bins))
+    last = bins.cumsum(0)
+    rank = (int(last[-1]) - 1) // 2
+    chosen = int(torch.searchsorted(last, rank, right=True))
+    inside = torch.cat([found[_leading(found) == chosen] for found in _distances(embeddings)])
+    return inside.kthvalue(rank - int(last[chosen] - bins[chosen]) + 1).values.item()
+
+
+def _distances(embeddings: Tensor) -> Iterator[Tensor]:
+    """Distances between any two rows in float32, in parts."""
     for part, squares in _blocks(embeddings, embeddings):
         before = torch.arange(len(embeddings))[:, None] < torch.arange(part.start, part.stop)
-        found = squares[before].sqrt().float().numpy()
-        distances[filled : filled + len(found)] = found
-        filled += len(found)
-    distances.partition((total - 1) // 2)  # in place: there are up to fifty million
-    return float(distances[(total - 1) // 2])
+        yield squares[before].sqrt().float()
+
+
+def _leading(distances: Tensor) -> Tensor:
+    """First bits after the sign, in the order of the distances, which are not negative."""
+    return distances.view(torch.int32) >> (31 - LEADING_BITS)
 
 
 def _blocks(columns: Tensor, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """(Which columns, squared distances [rows, block]) of parts of `columns`."""
+    """(Which columns, squared distances [rows, block]) of parts of `columns`, of one size whatever the rows."""
     squares = rows.square().sum(1)[:, None]
-    for first in range(0, len(columns), BLOCK):
-        part = slice(first, min(first + BLOCK, len(columns)))
+    width = max(1, BLOCK // len(rows))
+    for first in range(0, len(columns), width):
+        part = slice(first, min(first + width, len(columns)))
         block = columns[part]
         yield part, (squares + block.square().sum(1) - 2 * rows @ block.T).clamp(min=0)
 

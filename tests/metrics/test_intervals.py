@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 from scipy.spatial.distance import cdist, pdist
 
+from audiocraft_qamdt.metrics import coverage
 from audiocraft_qamdt.metrics.base import Batch, Clip, MeanMetric, Network, Outputs
 from audiocraft_qamdt.metrics.comparison import compare
 from audiocraft_qamdt.metrics.coverage import DensityCoverage, KernelDistance
@@ -65,6 +66,15 @@ def test_kernel_distance_is_the_published_formula():
     expected = 100 * (within - 2 * np.exp(-(cdist(first, second) ** 2) / (2 * width**2)).mean())
     found, _ = measure(KernelDistance(Rows()), generated, reference)
     assert found["kad"].value == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 3, 60, 61])
+def test_the_median_distance_is_that_of_all_pairs_also_in_several_blocks(monkeypatch, count):
+    monkeypatch.setattr(coverage, "BLOCK", 256)
+    rows = torch.randn(count, 5, generator=torch.Generator().manual_seed(count), dtype=torch.float64)
+    pairs = torch.pdist(rows).sort().values
+    assert coverage.median_distance(rows) == pytest.approx(pairs[(len(pairs) - 1) // 2].item(), rel=1e-6)
+    assert coverage.median_distance(torch.ones(4, 3)) == 0
 
 
 def test_kernel_distance_to_oneself_is_about_nothing_of_any_size():
