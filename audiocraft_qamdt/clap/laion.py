@@ -81,20 +81,39 @@ def read_laion_clap(path: str | Path) -> dict[str, Tensor]:
     return weights
 
 
+def laion_design(path: str | Path) -> tuple[str, bool]:
+    """Return a checkpoint's audio encoder, a key of `ARCHITECTURES`, and whether it is one for fusion.
+
+    Raises:
+        ValueError: naming the file, when it is not such a checkpoint.
+    """
+    weights = read_laion_clap(path)
+    return _architecture(weights, path), _fused(weights)
+
+
+def _fused(weights: dict[str, Tensor]) -> bool:
+    return any(FUSION in name for name in weights)
+
+
+def _architecture(weights: dict[str, Tensor], path: str | Path) -> str:
+    width = len(weights.get("audio_model.audio_encoder.patch_embed.proj.weight", torch.zeros(0)))
+    for name, architecture in ARCHITECTURES.items():
+        if architecture["patch_embeds_hidden_size"] == width:
+            return name
+    raise ValueError(f"{path} is not a checkpoint of laion-clap with one of {', '.join(ARCHITECTURES)}")
+
+
 def _config(weights: dict[str, Tensor], path: str | Path) -> tp.Any:
     from transformers import ClapConfig
 
-    if any(FUSION in name for name in weights):
+    if _fused(weights):
         raise ValueError(f"{path} is a checkpoint for fusion, which is not supported: use one without")
-    first = weights.get("audio_model.audio_encoder.patch_embed.proj.weight", torch.zeros(0))
-    for architecture in ARCHITECTURES.values():
-        if architecture["patch_embeds_hidden_size"] == len(first):
-            return ClapConfig(
-                audio_config={**architecture, "hidden_size": 8 * len(first)},
-                text_config=_text_config(weights),
-                projection_dim=len(weights["audio_projection.linear2.weight"]),
-            )
-    raise ValueError(f"{path} is not a checkpoint of laion-clap with one of {', '.join(ARCHITECTURES)}")
+    architecture = ARCHITECTURES[_architecture(weights, path)]
+    return ClapConfig(
+        audio_config={**architecture, "hidden_size": 8 * architecture["patch_embeds_hidden_size"]},
+        text_config=_text_config(weights),
+        projection_dim=len(weights["audio_projection.linear2.weight"]),
+    )
 
 
 def _text_config(weights: dict[str, Tensor]) -> JsonObject:

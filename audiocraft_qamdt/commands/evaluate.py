@@ -34,14 +34,15 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument(
         "--metrics",
         help="comma-separated: frechet:NETWORK, kad:NETWORK, coverage:NETWORK, inception:NETWORK, kl:NETWORK, "
-        "clap:clap, pmos:PREDICTOR, silence; "
-        "NETWORK is playground, vggish, passt, clap or encodec, with =CHECKPOINT for other weights (default: "
-        f"{DEFAULT_METRICS}; with --calibrate more)",
+        "clap:clap, pmos:PREDICTOR, aesthetics, silence; "
+        "NETWORK is playground, vggish, passt, panns, clap, encodec, mert, openl3 or another package's, with "
+        f"=CHECKPOINT for other weights (default: {DEFAULT_METRICS}; with --calibrate more)",
     )
     evaluate.add_argument(
         "--protocol",
         default="ours",
-        help="whose conventions networks follow: ours (the default), audiocraft, fadtk, audioldm_eval or stable-audio",
+        help="whose conventions networks follow: ours (the default), audiocraft, fadtk, frechet-audio-distance, "
+        "audioldm_eval or stable-audio",
     )
     evaluate.add_argument("--captions", type=Path, help="JSON, JSON lines or CSV; default: sidecars beside the files")
     evaluate.add_argument(

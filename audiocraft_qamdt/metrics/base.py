@@ -51,12 +51,14 @@ class Network:
         dim: D of its embeddings.
         classes: how many it knows; None = it is no classifier.
         module: the weights, which statistics that are kept on disk go with.
+        sample_rate: Hz that it brings audio to; None = it takes any.
     """
 
     name: str
     dim: int
     classes: int | None = None
     module: nn.Module
+    sample_rate: int | None = None
 
     def heard(self, clip: Clip) -> Tensor:
         """Return what it takes of a clip: the mono audio."""

@@ -1,8 +1,13 @@
-"""Networks that metrics measure with, by name. Open to registration: `NETWORKS["mine"] = MyNetwork`."""
+"""Networks that metrics measure with, by name.
+
+Open to registration: `NETWORKS["mine"] = MyNetwork`, or an entry point of the group `audiocraft_qamdt.embeddings` in
+another package.
+"""
 
 from __future__ import annotations
 
 import typing as tp
+from importlib.metadata import entry_points
 
 import julius
 import torch
@@ -12,6 +17,9 @@ from ..latents.encodec import EncodecCodec
 from ..playground import classifier
 from .base import Network, Outputs, safe
 from .clap import ClapNetwork
+from .mert import MertNetwork
+from .openl3 import OpenL3Network
+from .panns import PannsNetwork
 from .passt import PasstNetwork
 from .protocols import OURS, ProtocolNetwork, protocol_of
 from .vggish import VGGishNetwork
@@ -27,6 +35,8 @@ class PlaygroundNetwork(Network):
     """
 
     dim, classes = classifier.EMBEDDING_DIM, len(classifier.CLASSES)
+
+    sample_rate = classifier.SAMPLE_RATE
 
     def __init__(self, checkpoint: str | None = None, device: str = "cpu") -> None:
         self.name = label(f"playground-{classifier.VERSION}", checkpoint)
@@ -53,7 +63,7 @@ class EncodecNetwork(Network):
                 self.codec = EncodecCodec.from_encodec_package(checkpoint.removeprefix("//encodec/"), device=device)
             else:
                 self.codec = EncodecCodec.from_audiocraft(checkpoint, device=device)
-        self.dim, self.module = self.codec.latent_channels, self.codec
+        self.dim, self.module, self.sample_rate = self.codec.latent_channels, self.codec, self.codec.sample_rate
 
     def __call__(self, audio: Tensor, sample_rate: int) -> Outputs:
         audio = julius.resample_frac(audio.float(), sample_rate, self.codec.sample_rate)
@@ -61,20 +71,55 @@ class EncodecNetwork(Network):
         return Outputs(latents[0, :, :, 0].T.cpu())
 
 
+ENTRY_POINTS = "audiocraft_qamdt.embeddings"
 NETWORKS: dict[str, tp.Callable[..., Network]] = {
     "playground": PlaygroundNetwork,
     "vggish": VGGishNetwork,
     "passt": PasstNetwork,
+    "panns": PannsNetwork,
     "clap": ClapNetwork,
     "encodec": EncodecNetwork,
+    "mert": MertNetwork,
+    "openl3": OpenL3Network,
 }
+"""Name → constructor, which takes the network's settings and `device`."""
+
+
+def network_names() -> list[str]:
+    """Return names of the networks that there are: the built-in ones and those of installed packages."""
+    others = {point.name for point in entry_points(group=ENTRY_POINTS)} - NETWORKS.keys()
+    return [*NETWORKS, *sorted(others)]
+
+
+def load_network(name: str, **settings: tp.Any) -> Network:
+    """Load the network of that name.
+
+    Args:
+        name: one of `network_names()`.
+        settings: arguments of its constructor, `device` among them.
+    Raises:
+        ValueError: there is none, or an entry point gives something else.
+        MissingWeights: its weights cannot be had.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name](**settings)
+    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in points:
+        raise ValueError(f"unknown network {name!r}: choose one of {', '.join(network_names())}")
+    network = points[name].load()(**settings)
+    if not isinstance(network, Network):
+        raise ValueError(
+            f"{points[name].value} gave {type(network).__name__}, which is no {Network.__qualname__} of "
+            f"{Network.__module__}"
+        )
+    return network
 
 
 class Networks:
     """Networks with their settings, each loaded when it is first asked for and shared by all metrics.
 
     Args:
-        settings: name → arguments of its constructor in `NETWORKS`.
+        settings: name → arguments of its constructor.
         device: where they compute.
         protocol: key of `PROTOCOLS`: how they hear clips.
     """
@@ -101,10 +146,8 @@ class Networks:
             ValueError: there is none.
             MissingWeights: its weights cannot be had.
         """
-        if name not in NETWORKS:
-            raise ValueError(f"unknown network {name!r}: choose one of {', '.join(NETWORKS)}")
         if name not in self.loaded:
             conventions = self.protocol.conventions(name)
-            settings = {**self.settings.get(name, {}), **(conventions.settings if conventions is not None else {})}
-            self.loaded[name] = NETWORKS[name](**settings, device=self.device)
+            fixed = conventions.settings if conventions is not None else {}
+            self.loaded[name] = load_network(name, **{**self.settings.get(name, {}), **fixed}, device=self.device)
         return self.loaded[name]

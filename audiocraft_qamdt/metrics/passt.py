@@ -100,6 +100,7 @@ class PasstNetwork(Network):
         self.metric.model.mode = "all"  # logits and features side by side
         self.module = self.metric.model.requires_grad_(False)
         self.dim, self.classes = self.metric.model.net.embed_dim, self.metric.model.net.num_classes
+        self.sample_rate = self.metric.model_sample_rate
 
     @torch.no_grad()
     def __call__(self, audio: Tensor, sample_rate: int) -> Outputs:

@@ -6,7 +6,6 @@ channels and sample rates are treated alike on both sides, because references go
 
 from __future__ import annotations
 
-import math
 import typing as tp
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch import Tensor
 from .base import Clip, Network, Outputs
 
 PCM = 32768
+CD_RATE = 44100
 LEAST_PROBABILITY = 1e-38
 """Below the smallest that a softmax in float32 gives."""
 
@@ -37,16 +37,29 @@ def _resampy(audio: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     return resampy.resample(audio, rate, wanted)
 
 
-def _torchaudio(audio: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+def _torchaudio(audio: np.ndarray, rate: int, wanted: int, **filters: tp.Any) -> np.ndarray:
     from torchaudio.functional import resample
 
-    return resample(torch.from_numpy(audio).float(), rate, wanted).double().numpy()
+    return resample(torch.from_numpy(audio).float(), rate, wanted, **filters).double().numpy()
+
+
+def _kaiser_best(audio: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """Resample with torchaudio's equivalent of librosa's "kaiser_best"."""
+    shape = {"lowpass_filter_width": 64, "rolloff": 0.9475937167399596, "beta": 14.769656459379492}
+    return _torchaudio(audio, rate, wanted, resampling_method="sinc_interp_kaiser", **shape)
+
+
+def _to_44_1_khz_first(audio: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """Resample with soxr to the bandwidth of 44.1 kHz, then with resampy."""
+    return _resampy(_soxr(audio, rate, CD_RATE), CD_RATE, wanted)
 
 
 RESAMPLERS: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
     "soxr": _soxr,
     "resampy": _resampy,
     "torchaudio": _torchaudio,
+    "kaiser_best": _kaiser_best,
+    "44.1 kHz first": _to_44_1_khz_first,
 }
 
 
@@ -80,11 +93,12 @@ class Conventions:
         read_as_pcm: round samples to 16 bits as they are read.
         channel: "mean" of the channels, or the "first".
         centred: take the mean away.
-        resampler, sample_rate: key of `RESAMPLERS`, and Hz; None = the network resamples by itself.
-        pcm: round samples to 16 bits after resampling.
+        peak_as_read: scale the peak to so many dB below full scale.
+        resampler: key of `RESAMPLERS`, to the network's sample rate; None = the network resamples by itself.
+        pcm: cut to 16 bits after resampling, downward as libsndfile does.
+        peak: as `peak_as_read`, here.
         truncated: cut to ±1 and to 16 bits toward zero, as laion-clap's examples do.
-        peak: scale the peak to so many dB below full scale.
-        shortest: fill up with zeros to so many seconds.
+        shortest: fill up with zeros to so many samples.
         windows: cut, each window for itself; None = the network takes the whole clip.
         half: round embeddings to float16.
         settings: arguments of the network's constructor.
@@ -93,29 +107,38 @@ class Conventions:
     read_as_pcm: bool = False
     channel: str = "mean"
     centred: bool = False
+    peak_as_read: float | None = None
     resampler: str | None = None
-    sample_rate: int | None = None
     pcm: bool = False
-    truncated: bool = False
     peak: float | None = None
-    shortest: float = 0.0
+    truncated: bool = False
+    shortest: int = 0
     windows: Windows | None = None
     half: bool = False
     settings: Mapping[str, tp.Any] = field(default_factory=dict)
 
-    def prepare(self, channels: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
-        """Return mono samples [S] in float64 and their rate, of channels [C, S]."""
+    def prepare(self, channels: np.ndarray, rate: int, wanted: int | None) -> tuple[np.ndarray, int]:
+        """Return mono samples [S] in float64 and their rate, of channels [C, S].
+
+        Args:
+            channels, rate: the clip.
+            wanted: sample rate of the network; None = it takes any.
+        """
         audio = _rounded(channels) if self.read_as_pcm else channels
         audio = audio[0] if self.channel == "first" else audio.mean(0)
         audio = audio - audio.mean() if self.centred else audio
-        if self.resampler is not None and self.sample_rate not in (None, rate):
-            audio = RESAMPLERS[self.resampler](audio, rate, tp.cast(int, self.sample_rate))
-            rate = tp.cast(int, self.sample_rate)
-        audio = _rounded(audio) if self.pcm else audio
+        audio = _scaled(audio, self.peak_as_read)
+        if self.resampler is not None and wanted not in (None, rate):
+            rate, audio = wanted, RESAMPLERS[self.resampler](audio, rate, wanted)
+        audio = np.floor(audio * PCM).clip(-PCM, PCM - 1) / PCM if self.pcm else audio
+        audio = _scaled(audio, self.peak)
         audio = np.trunc(audio.clip(-1, 1) * (PCM - 1)) / (PCM - 1) if self.truncated else audio
-        if self.peak is not None and audio.any():
-            audio = audio * (10 ** (-self.peak / 20) / np.abs(audio).max())
-        return np.pad(audio, (0, max(0, math.ceil(self.shortest * rate) - len(audio)))), rate
+        return np.pad(audio, (0, max(0, self.shortest - len(audio)))), rate
+
+
+def _scaled(audio: np.ndarray, peak: float | None) -> np.ndarray:
+    """Return audio with its peak so many dB below full scale; silence, and where `peak` is None, as it is."""
+    return audio if peak is None or not audio.any() else audio * (10 ** (-peak / 20) / np.abs(audio).max())
 
 
 def _rounded(audio: np.ndarray) -> np.ndarray:
@@ -144,39 +167,49 @@ class Protocol(tp.NamedTuple):
 
 
 OURS = "ours"
-_SOX: dict[str, tp.Any] = {"resampler": "soxr", "pcm": True, "half": True}
+_WHOLE = {"length": None}
+_CHUNKS = Windows(10.0, 5.0, inside=True)
+_FADTK: dict[str, tp.Any] = {"resampler": "kaiser_best", "pcm": True, "half": True}
 PROTOCOLS: dict[str, Protocol] = {
     OURS: Protocol("docs/evaluation.md#metrics"),
     "audiocraft": Protocol("audiocraft/metrics/kld.py of AudioCraft 1.3.0"),
     "fadtk": Protocol(
-        "fadtk/fad.py and fadtk/model_loader.py of github.com/microsoft/fadtk",
+        "fadtk/fad.py and fadtk/model_loader.py of fadtk 1.1.0",
         {
-            "vggish": Conventions(**_SOX, sample_rate=16000, shortest=1.0),
-            "clap": Conventions(**_SOX, sample_rate=48000, truncated=True, windows=Windows(10.0, 1.0)),
-            "encodec": Conventions(**_SOX, sample_rate=24000),
-            "*": Conventions(**_SOX),
+            "vggish": Conventions(**_FADTK, shortest=16000),
+            "clap": Conventions(**_FADTK, truncated=True, windows=Windows(10.0, 1.0)),
+            "panns": Conventions(**_FADTK, settings=_WHOLE),
+            "mert": Conventions(**_FADTK, settings=_WHOLE),
+            "*": Conventions(**_FADTK),
+        },
+    ),
+    "frechet-audio-distance": Protocol(
+        "frechet_audio_distance/fad.py and utils.py of frechet-audio-distance 0.3.4",
+        {
+            "panns": Conventions(resampler="resampy", settings=_WHOLE),
+            "clap": Conventions(resampler="resampy", settings={"whole": True}),
+            "*": Conventions(resampler="resampy"),
         },
     ),
     "audioldm_eval": Protocol(
-        "audioldm_eval/metrics/{fad,kl,isc}.py and datasets/load_mel.py of github.com/haoheliu/audioldm_eval",
+        "audioldm_eval/metrics/{fad,kl,isc,fid}.py and datasets/load_mel.py of github.com/haoheliu/audioldm_eval",
         {
-            "vggish": Conventions(read_as_pcm=True, resampler="resampy", sample_rate=16000),
-            "*": Conventions(channel="first", centred=True, resampler="torchaudio", sample_rate=16000, shortest=2.0),
+            "vggish": Conventions(read_as_pcm=True, resampler="resampy"),
+            "panns": Conventions(
+                channel="first", centred=True, resampler="torchaudio", shortest=32000, settings=_WHOLE
+            ),
+            "*": Conventions(channel="first", centred=True, resampler="torchaudio", shortest=32000),
         },
         kl=("kl",),
         splits=10,
     ),
     "stable-audio": Protocol(
-        "src/passt_kld.py of github.com/Stability-AI/stable-audio-metrics",
+        "src/{passt_kld,clap_score,openl3_fd}.py of github.com/Stability-AI/stable-audio-metrics",
         {
-            "passt": Conventions(
-                resampler="soxr",
-                sample_rate=32000,
-                peak=1.0,
-                windows=Windows(10.0, 5.0, inside=True),
-                settings={"length": 10},
-            ),
-            "*": Conventions(peak=1.0, windows=Windows(10.0, 5.0, inside=True)),
+            "passt": Conventions(resampler="soxr", peak=1.0, windows=_CHUNKS, settings={"length": 10}),
+            "clap": Conventions(resampler="soxr", peak=1.0, truncated=True, settings={"whole": True}),
+            "openl3": Conventions(peak_as_read=1.0, resampler="44.1 kHz first"),
+            "*": Conventions(peak=1.0, windows=_CHUNKS),
         },
         kl=("kl_reverse",),
     ),
@@ -210,6 +243,7 @@ class ProtocolNetwork(Network):
         self.network, self.conventions = network, conventions
         self.name = f"{network.name}.{protocol}"
         self.dim, self.classes, self.module = network.dim, network.classes, network.module
+        self.sample_rate = network.sample_rate
 
     def heard(self, clip: Clip) -> Tensor:
         """Return the clip's channels, where the network does not take the mixed clip as it is."""
@@ -218,7 +252,8 @@ class ProtocolNetwork(Network):
     def __call__(self, audio: Tensor, sample_rate: int) -> Outputs:
         if self.conventions is None:
             return self.network(audio, sample_rate)
-        samples, rate = self.conventions.prepare(np.atleast_2d(audio.double().numpy()), sample_rate)
+        channels = np.atleast_2d(audio.double().numpy())
+        samples, rate = self.conventions.prepare(channels, sample_rate, self.sample_rate)
         windows = self.conventions.windows
         parts = [samples] if windows is None else windows.cut(samples, rate)
         outputs = [self.network(torch.from_numpy(part).float(), rate) for part in parts]

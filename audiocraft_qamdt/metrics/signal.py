@@ -5,9 +5,12 @@ from __future__ import annotations
 import typing as tp
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..quality.annotate import score_clip
+from ..quality.predictors.audiobox import Audiobox, AudioboxAxes
 from ..quality.predictors.base import Predictor
 from .base import Batch, Clip, MeanMetric, Metric, SumOverRanks, replicate_zeros
 
@@ -66,6 +69,33 @@ class PredictedMOS(MeanMetric):
     def measure(self, clip: Clip) -> dict[str, float]:
         audio = normalize(clip.audio, clip.sample_rate)
         return {"pmos": score_clip(self.predictor, audio[None], clip.sample_rate).double().mean().item()}
+
+
+class Aesthetics(MeanMetric):
+    """Means of Audiobox Aesthetics' axes on their own scale of 1 to 10, as its package reports them for files.
+
+    Windows of ten seconds follow each other, the last one filled with zeros; each counts by how much of it is audio.
+
+    Args:
+        axes: the network.
+    """
+
+    quantities = ("pq", "pc", "ce", "cu")
+
+    def __init__(self, axes: AudioboxAxes) -> None:
+        super().__init__()
+        self.axes, self.instrument = axes, f"{axes.name}-{axes.version}"
+
+    def measure(self, clip: Clip) -> dict[str, float]:
+        from torchaudio.functional import resample
+
+        audio = resample(clip.audio.float(), clip.sample_rate, Audiobox.sample_rate)
+        size = round(Audiobox.window * Audiobox.sample_rate)
+        windows = pad(audio, (0, -len(audio) % size)).view(-1, size)
+        kept = (torch.arange(windows.numel()) < len(audio)).view(-1, size)
+        shares = kept.double().mean(1)
+        found = self.axes(windows, kept)
+        return {axis.lower(): (values.cpu().double() @ shares / shares.sum()).item() for axis, values in found.items()}
 
 
 def normalize(audio: Tensor, sample_rate: int) -> Tensor:

@@ -14,7 +14,7 @@ from ..utils.files import write_json
 from ..utils.reading import JsonObject
 from .base import AUDIOCRAFT, AudioCraftBatch, Batch, Clip, Metric, Number, check_audio
 from .folders import cache_folder, compare_with_folder
-from .networks import NETWORKS, Networks
+from .networks import Networks
 from .protocols import OURS
 from .signal import Level
 from .table import Setup, build_metrics
@@ -43,7 +43,7 @@ def stage_metrics(
         codes, scale = compression_model.encode(audio.to(device))
         return compression_model.decode(codes, scale)[..., : audio.shape[-1]]
 
-    networks = Networks({name: options.get(name, {}) for name in NETWORKS}, device, protocol)
+    networks = Networks(options, device, protocol)
     switched = {name: value for name, value in switches.items() if name != "base"}
     metrics = build_metrics(switched, Setup(networks, options, device, compress))
     if options["frechet"]["reference"]:

@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..quality.predictors.audiobox import AudioboxAxes
 from ..quality.predictors.base import Predictor, load_predictor
 from .base import AUDIOCRAFT, Batch, Metric, Network, Number, SumOverRanks
 from .bootstrap import half_width
 from .clap import ClapNetwork, TextAgreement
 from .coverage import DensityCoverage, KernelDistance
 from .frechet import FrechetMetric
-from .networks import NETWORKS, Networks
+from .networks import Networks, network_names
 from .probabilities import InceptionScore, KLDivergence, SplitInceptionScore
-from .signal import LevelShares, PredictedMOS, RealTimeFactor
+from .signal import Aesthetics, LevelShares, PredictedMOS, RealTimeFactor
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ def _inception(name: str, setup: Setup) -> Metric:
 
 
 def _clap(network: str, setup: Setup) -> Metric:
-    return TextAgreement(tp.cast(ClapNetwork, setup.networks.plain(network or "clap")))
+    name = network or "clap"
+    return TextAgreement(setup.networks.get(name), tp.cast(ClapNetwork, setup.networks.plain(name)).embedder)
 
 
 def _pmos(predictor: str, setup: Setup) -> Metric:
@@ -92,7 +94,7 @@ def _audiocraft(name: str) -> Callable[[str, Setup], Metric]:
 
 def _named(metric: str, network: str) -> str:
     if not network:
-        raise ValueError(f"{metric}: name the network it measures with, one of {', '.join(NETWORKS)}")
+        raise ValueError(f"{metric}: name the network it measures with, one of {', '.join(network_names())}")
     return network
 
 
@@ -105,11 +107,14 @@ MORE_IS_BETTER: dict[str, bool] = {
     **dict.fromkeys(
         ("loss", "frechet", "frechet_inf", "kad", "kl", "kl_reverse", "kl_both", "silent", "clipped", "rtf"), False
     ),
-    **dict.fromkeys(("inception", "density", "coverage", "clap", "pmos"), True),
+    **dict.fromkeys(("inception", "density", "coverage", "clap", "pmos", "pq", "ce", "cu"), True),
     **_AUDIOCRAFT_MORE_IS_BETTER,
     **{f"{AUDIOCRAFT}{name}": better for name, better in _AUDIOCRAFT_MORE_IS_BETTER.items()},
 }
-"""Quantity → which way is better, of all that metrics and the validation loss give. Open to registration."""
+"""Quantity → which way is better, of all that metrics and the validation loss give, but for Audiobox' `pc`.
+
+More complexity is neither better nor worse. Open to registration.
+"""
 
 METRICS: dict[str, Callable[[str, Setup], Metric]] = {
     # AudioCraft's, under AudioCraft's flags
@@ -125,6 +130,7 @@ METRICS: dict[str, Callable[[str, Setup], Metric]] = {
     "kl": lambda network, setup: KLDivergence(setup.networks.get(_named("kl", network)), setup.networks.protocol.kl),
     "clap": _clap,
     "pmos": _pmos,
+    "aesthetics": lambda checkpoint, setup: Aesthetics(AudioboxAxes(checkpoint, setup.device)),
     "silence": lambda _, setup: LevelShares(),
     "rtf": lambda _, setup: RealTimeFactor(),
 }

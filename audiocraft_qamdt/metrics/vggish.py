@@ -91,6 +91,8 @@ class VGGishNetwork(Network):
         MissingWeights: they cannot be had.
     """
 
+    sample_rate = SAMPLE_RATE
+
     def __init__(self, checkpoint: str | None = None, device: str = "cpu") -> None:
         self.name, self.device = label("vggish", checkpoint), device
         with weights_of("VGGish", URL, "set metrics.vggish.checkpoint (on the command line vggish=PATH) to the file"):

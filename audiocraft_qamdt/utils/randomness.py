@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import typing as tp
@@ -43,3 +44,14 @@ def seed_libraries(*key: int | str) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def numpy_seeded(*key: int | str) -> tp.Iterator[None]:
+    """Seed NumPy's global generator, which a library draws from, within the context; afterwards it is as before."""
+    before = np.random.get_state()
+    np.random.seed(keyed_seed(*key) % 2**32)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)

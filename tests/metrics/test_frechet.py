@@ -10,8 +10,11 @@ import pytest
 import torch
 from torch import multiprocessing
 
-from audiocraft_qamdt.metrics.base import Batch, Clip, Network, Outputs
+from audiocraft_qamdt.metrics.base import Batch, Clip, Metric, Network, Outputs
+from audiocraft_qamdt.metrics.coverage import DensityCoverage, KernelDistance
 from audiocraft_qamdt.metrics.frechet import FrechetMetric, Moments, frechet_distance
+from audiocraft_qamdt.metrics.probabilities import InceptionScore, KLDivergence, SplitInceptionScore
+from audiocraft_qamdt.metrics.signal import LevelShares
 from audiocraft_qamdt.metrics.table import Evaluation, sum_over_ranks
 
 DIM = 6
@@ -44,8 +47,25 @@ def clips(count: int, seed: int, rows: int = 5, **kwargs) -> list[Clip]:
     return [Clip(f"clip{index}", part, 16000) for index, part in enumerate(parts)]
 
 
-def measure(generated, reference, batch: int = 4, **kwargs) -> dict[str, float]:
-    evaluation = Evaluation([FrechetMetric(Rows(), **kwargs)])
+class Classes(Rows):
+    """The same with the softmax of the mean row as probabilities."""
+
+    classes = DIM
+
+    def __call__(self, audio: torch.Tensor, sample_rate: int) -> Outputs:
+        rows = audio.view(-1, DIM)
+        return Outputs(rows, rows.mean(0).softmax(0))
+
+
+def all_kinds() -> list[Metric]:
+    """A metric of each way to combine what processes took in."""
+    network = Classes()
+    kinds = (FrechetMetric, KernelDistance, DensityCoverage, InceptionScore, KLDivergence)
+    return [*(kind(network) for kind in kinds), SplitInceptionScore(network, 3), LevelShares()]
+
+
+def measure(generated, reference, batch: int = 4, metrics=None, **kwargs) -> dict[str, float]:
+    evaluation = Evaluation(metrics or [FrechetMetric(Rows(), **kwargs)])
     for first in range(0, len(generated), batch):
         evaluation.update(Batch(generated[first : first + batch], reference[first : first + batch]))
     return {number.metric: number.value for number in evaluation.numbers()}
@@ -157,14 +177,14 @@ def _rank(rank: int, port: int, queue) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     generated, reference = clips(21, 0, scale=1.5, shift=100), clips(21, 1)
-    evaluation = Evaluation([FrechetMetric(Rows())])
+    evaluation = Evaluation(all_kinds())
     evaluation.update(Batch(generated[rank::2], reference[rank::2]))
     numbers = evaluation.numbers(sum_over_ranks("cpu"))
     queue.put((rank, numbers[0].clips, {number.metric: number.value for number in numbers}))
     torch.distributed.destroy_process_group()
 
 
-def test_two_ranks_are_one():
+def test_two_ranks_are_one_by_every_metric():
     import socket
 
     with socket.socket() as free:
@@ -173,7 +193,8 @@ def test_two_ranks_are_one():
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
     multiprocessing.spawn(_rank, (port, queue), nprocs=2)
-    expected = measure(clips(21, 0, scale=1.5, shift=100), clips(21, 1))
+    expected = measure(clips(21, 0, scale=1.5, shift=100), clips(21, 1), metrics=all_kinds())
+    assert {"frechet", "frechet_inf", "kad", "density", "coverage", "inception", "kl", "silent"} < set(expected)
     for _ in range(2):
         _, count, values = queue.get()
         assert count == 21 and values == pytest.approx(expected, rel=1e-9)

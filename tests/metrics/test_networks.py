@@ -134,7 +134,7 @@ def test_audiocrafts_kld_flag_and_ours_are_one_number(tmp_path, monkeypatch):
 
 def test_clap_of_transformers(tiny_clap):
     network = ClapNetwork(tiny_clap)
-    metric = TextAgreement(network)
+    metric = TextAgreement(network, network.embedder)
     metric.update(Batch([Clip("a", audio(2.0), 16000, "slow piano"), Clip("b", audio(2.0, seed=1), 16000, None)]))
     expected = network.embedder(audio(2.0)[None, None], 16000, ["slow piano"]).item()
     assert metric.compute()["clap"] == pytest.approx(expected, abs=1e-6) and list(metric.scores["clap"]) == ["a"]
@@ -185,9 +185,34 @@ assert embeddings.shape == (1, 512) and abs(embeddings.norm().item() - 1) < 1e-4
 long = torch.cat([audio] * 7)  # 21 s: two windows of ten, and a third of one second
 first, second = network(long, 48000).embeddings, network(long, 48000).embeddings
 assert torch.equal(first, second) and len(first) == 3
-metric = TextAgreement(network)
+metric = TextAgreement(network, network.embedder)
 metric.update(Batch([Clip("a", audio, 48000, "slow piano")]))
 assert -1 <= metric.compute()["clap"] <= 1
+
+import soundfile
+from frechet_audio_distance import FrechetAudioDistance
+from frechet_audio_distance.utils import load_audio_task
+from audiocraft_qamdt.metrics.folders import read_clip
+from audiocraft_qamdt.metrics.networks import Networks
+from audiocraft_qamdt.utils.randomness import numpy_seeded
+import hashlib
+torch.save({"state_dict": state}, folder / "630k-audioset-best.pt")
+soundfile.write(folder / "a.wav", np.stack([audio.numpy(), 0.3 * audio.numpy()], 1), 44100, subtype="PCM_16")
+theirs = FrechetAudioDistance(ckpt_dir=str(folder), model_name="clap", sample_rate=48000)
+expected = theirs.get_embeddings([load_audio_task(str(folder / "a.wav"), 48000, 1)], 48000)
+settings = {"clap": {"checkpoint": str(folder / "630k-audioset-best.pt")}}
+heard = Networks(settings, protocol="frechet-audio-distance").get("clap")
+found = read_clip(folder / "a.wav").outputs(heard).embeddings
+assert np.abs(found.numpy() - expected).max() < 1e-4, np.abs(found.numpy() - expected).max()
+
+fusion = laion_clap.CLAP_Module(enable_fusion=True, amodel="HTSAT-tiny", device="cpu")
+torch.save({"state_dict": {f"module.{k}": v for k, v in fusion.model.state_dict().items()}}, folder / "fusion.pt")
+whole = ClapNetwork(str(folder / "fusion.pt"), whole=True)
+with numpy_seeded("clap", hashlib.sha256(long.numpy().tobytes()).hexdigest()), torch.no_grad():
+    expected = fusion.get_audio_embedding_from_data(x=long[None], use_tensor=True)
+found = whole(long, 48000).embeddings
+assert found.shape == (1, 512) and torch.allclose(found, expected, atol=1e-5)
+assert torch.equal(found, whole(long, 48000).embeddings)
 
 class Payload:
     def __reduce__(self):

@@ -1,10 +1,14 @@
 """Protocols against figures computed from the packages' published formulas, on the same files, with the same network.
 
-The packages' checkpoints are not in the tests: what the packages do before and after the network is written out in
-each test with nothing but NumPy, SciPy, librosa, soxr and resampy.
+These packages do not install beside this project's own versions, and their checkpoints are not in the tests: what they
+do before and after the network is written out in each test with nothing but NumPy, SciPy, librosa, soxr, resampy and
+torchaudio. `test_packages` has the package that does install.
 """
 
 from __future__ import annotations
+
+import io
+import json
 
 import librosa
 import numpy as np
@@ -41,7 +45,7 @@ def softmax(logits):
 
 
 class Ear(Network):
-    name, dim, classes, module = "ear", BANDS, BANDS, torch.nn.Identity()
+    name, dim, classes, module, sample_rate = "ear", BANDS, BANDS, torch.nn.Identity(), 16000
 
     def __init__(self, **settings) -> None:
         self.settings = settings
@@ -53,8 +57,9 @@ class Ear(Network):
 
 @pytest.fixture(autouse=True)
 def ears(monkeypatch):
-    for name in ("clap", "vggish", "passt", "ear"):
-        monkeypatch.setitem(NETWORKS, name, Ear)
+    for name, rate in (("clap", 48000), ("vggish", 16000), ("passt", 32000), ("panns", 32000), ("openl3", 48000)):
+        monkeypatch.setitem(NETWORKS, name, type("Ear", (Ear,), {"sample_rate": rate}))
+    monkeypatch.setitem(NETWORKS, "ear", Ear)
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +95,19 @@ def frechet(first, second):
     return difference @ difference + np.trace(covariances[0] + covariances[1] - 2 * root)
 
 
+def fadtk_file(stereo, rate):
+    """Mono, torchaudio's "kaiser_best", and the file of 16 bits that soundfile writes and reads again."""
+    filters = {"lowpass_filter_width": 64, "rolloff": 0.9475937167399596, "beta": 14.769656459379492}
+    resample = torchaudio.transforms.Resample(RATE, rate, resampling_method="sinc_interp_kaiser", **filters)
+    file = io.BytesIO()
+    soundfile.write(file, resample(torch.from_numpy(stereo.mean(0)).float()).numpy(), rate, "PCM_16", format="WAV")
+    file.seek(0)
+    return soundfile.read(file)[0]
+
+
 def fadtk_clap(stereo):
-    """Mono, 48 kHz, 16 bits; laion-clap's rounding; ten seconds from every second on, zeros behind; float16."""
-    audio = soxr.resample(stereo.mean(0), RATE, 48000)
-    audio = np.round(audio * 32768).clip(-32768, 32767) / 32768
+    """laion-clap's rounding; ten seconds from every second on, zeros behind; float16."""
+    audio = fadtk_file(stereo, 48000)
     audio = (audio.clip(-1, 1) * 32767).astype(np.int16) / 32767
     chunks = [audio[start : start + 480000] for start in range(0, len(audio), 48000)]
     return np.stack([ear(np.pad(chunk, (0, 480000 - len(chunk))).astype(np.float32)) for chunk in chunks], 0).astype(
@@ -102,8 +116,7 @@ def fadtk_clap(stereo):
 
 
 def fadtk_vggish(stereo):
-    audio = soxr.resample(stereo.mean(0), RATE, 16000)
-    return ear((np.round(audio * 32768) / 32768).astype(np.float32))[None].astype(np.float16)
+    return ear(fadtk_file(stereo, 16000).astype(np.float32))[None].astype(np.float16)
 
 
 def audioldm_vggish(stereo):
@@ -111,11 +124,21 @@ def audioldm_vggish(stereo):
     return ear(resampy.resample(stereo.mean(0), RATE, 16000).astype(np.float32))[None]
 
 
-def audioldm_logits(stereo):
-    """The first channel without its mean, torchaudio's resampling, at least two seconds."""
+def audioldm_logits(stereo, rate=16000):
+    """The first channel without its mean, torchaudio's resampling, at least 32,000 samples."""
     audio = torch.from_numpy(stereo[0] - stereo[0].mean()).float()
-    audio = torchaudio.functional.resample(audio, RATE, 16000).numpy()
+    audio = torchaudio.functional.resample(audio, RATE, rate).numpy()
     return ear(np.pad(audio, (0, max(0, 32000 - len(audio)))))
+
+
+def audioldm_cnn14(stereo):
+    return audioldm_logits(stereo, 32000)[None]
+
+
+def stable_openl3(stereo):
+    """Peak at -1 dB, soxr to the bandwidth of 44.1 kHz, then resampy to the rate of OpenL3."""
+    audio = stereo.mean(0) / np.abs(stereo.mean(0)).max() * 10 ** (-1 / 20)
+    return ear(resampy.resample(soxr.resample(audio, RATE, 44100), 44100, 48000).astype(np.float32))[None]
 
 
 def stable_probabilities(path):
@@ -129,6 +152,12 @@ def stable_probabilities(path):
     return softmax(np.mean(logits, 0))
 
 
+def captions(folder):
+    file = folder.parent / "captions.json"
+    file.write_text(json.dumps({path.name: "slow piano" for path in folder.iterdir()}), encoding="utf-8")
+    return file
+
+
 def kl(target, prediction):
     return float((target * (np.log(target) - np.log(prediction + 1e-6))).sum())
 
@@ -139,8 +168,10 @@ def kl(target, prediction):
         ("fadtk", "clap", fadtk_clap),
         ("fadtk", "vggish", fadtk_vggish),
         ("audioldm_eval", "vggish", audioldm_vggish),
+        ("audioldm_eval", "panns", audioldm_cnn14),
+        ("stable-audio", "openl3", stable_openl3),
     ],
-    ids=["fadtk clap", "fadtk vggish", "audioldm_eval vggish"],
+    ids=["fadtk clap", "fadtk vggish", "audioldm_eval vggish", "audioldm_eval Cnn14", "stable-audio OpenL3"],
 )
 def test_frechet_distance_is_that_of_the_package(folders, protocol, network, embed):
     expected = frechet(*([embed(audio) for audio in files(folder)] for folder in folders))
@@ -173,6 +204,46 @@ def test_stable_audio_asks_for_passt_of_ten_seconds():
     assert Networks({"passt": {"length": 20}}, protocol="stable-audio").plain("passt").settings["length"] == 10
 
 
+@pytest.mark.parametrize("protocol", ["fadtk", "frechet-audio-distance", "audioldm_eval"])
+def test_packages_give_cnn14_the_whole_clip(protocol):
+    assert Networks({"panns": {"length": 5.0}}, protocol=protocol).plain("panns").settings["length"] is None
+
+
+def test_stable_audios_clap_score_is_of_the_whole_clip_at_its_peak(folders, monkeypatch):
+    """librosa's mono at 48 kHz, peak at -1 dB, cut to 16 bits; laion-clap then takes the clip in one piece."""
+    heard: list[torch.Tensor] = []
+
+    class Clap(Ear):
+        sample_rate = 48000
+
+        def __init__(self, **settings) -> None:
+            super().__init__(**settings)
+            self.embedder = self
+
+        def embed_texts(self, texts):
+            return torch.ones(len(texts), BANDS)
+
+        def __call__(self, audio, sample_rate):
+            heard.append(audio)
+            return super().__call__(audio, sample_rate)
+
+    monkeypatch.setitem(NETWORKS, "clap", Clap)
+    networks = Networks({}, protocol="stable-audio")
+    path = sorted(folders[0].iterdir())[1]
+    report = evaluate_folders(
+        path.parent, None, lambda: build_metrics({"clap": True}, Setup(networks)), captions=captions(path.parent)
+    )
+    audio, _ = librosa.load(path, sr=48000, mono=True)
+    audio = audio / np.abs(audio).max() * 10 ** (-1 / 20)
+    expected = (audio.clip(-1, 1) * 32767).astype(np.int16) / 32767
+    assert [len(one) > 500000 for one in heard] == [False, True] * (COUNT // 2)
+    assert np.abs(heard[1].numpy() - expected).max() < 1e-3
+    assert networks.plain("clap").settings["whole"] is True
+    cosines = [torch.cosine_similarity(torch.from_numpy(ear(one.numpy())), torch.ones(BANDS), 0) for one in heard]
+    assert report.numbers[0].key == "clap_ear.stable-audio/n12"
+    assert report.numbers[0].value == pytest.approx(np.mean(cosines), abs=1e-5)
+
+
 def test_audiocraft_leaves_networks_as_they_are_and_says_so_in_the_key(folders):
     ours, theirs = (measured(folders, protocol, {"kl": ["ear"]}) for protocol in ("ours", "audiocraft"))
     assert list(theirs.values()) == pytest.approx(list(ours.values()))
@@ -202,11 +273,11 @@ def test_windows_hold_all_of_the_audio():
 
 
 def test_silence_has_no_peak_to_scale():
-    assert not Conventions(peak=1.0).prepare(np.zeros((1, 10)), 16000)[0].any()
+    assert not Conventions(peak=1.0).prepare(np.zeros((1, 10)), 16000, None)[0].any()
 
 
 def test_an_unknown_protocol_is_named(folders, tmp_path, caplog):
-    with pytest.raises(ValueError, match="--protocol fad: there is none, choose from ours, audiocraft, fadtk"):
+    with pytest.raises(ValueError, match="--protocol fad: there is none, choose from ours, audiocraft, fadtk, "):
         protocol_of("fad")
     argv = ["evaluate", "--generated", str(folders[0]), "--protocol", "fad", "--out", str(tmp_path / "o.json")]
     assert main(argv) == 2 and "--protocol fad: there is none" in caplog.text

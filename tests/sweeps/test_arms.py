@@ -140,8 +140,8 @@ def test_a_choice_that_one_run_names_and_others_do_not_is_no_difference_where_so
 
 
 def test_every_metric_says_which_way_is_better():
-    shares = {"silence": "silent"}
-    assert all(more_is_better(shares.get(name, name)) is not None for name in METRICS)
+    quantities = {"silence": "silent", "aesthetics": "pq"}
+    assert all(more_is_better(quantities.get(name, name)) is not None for name in METRICS)
     assert more_is_better("kl_reverse_playground/evaluate_n64") is more_is_better(FRECHET) is False
     assert more_is_better("pmos_playground-1/n4") is more_is_better("inception_passt/n4") is True
     assert more_is_better("pmoses/n4") is more_is_better("unknown") is None

@@ -38,18 +38,44 @@ class Audiobox:
         self.axis, _, checkpoint = which.partition("@")
         if self.axis not in AXES:
             raise ValueError(f"audiobox/{which}: choose an axis of {', '.join(AXES)}, or AXIS@CHECKPOINT")
+        self.axes = AudioboxAxes(checkpoint, device)
+        self.model = self.axes.model
+        self.name, self.version = f"{self.axes.name}/{self.axis}", self.axes.version
+
+    def score(self, audio: Tensor, sample_rate: int) -> Tensor:
+        """Return p-MOS [B] of mono windows [B, S]."""
+        return onto_pmos(self.axes(audio)[self.axis], *SCALE)
+
+
+class AudioboxAxes:
+    """The network's four axes as they are, each on its scale from 1 to 10.
+
+    Args:
+        checkpoint: as in `Audiobox`; "" = the default.
+        device: where it computes.
+    Raises:
+        RuntimeError: where audiobox-aesthetics is not installed.
+    """
+
+    name = "audiobox-aesthetics"
+
+    def __init__(self, checkpoint: str = "", device: str = "cpu") -> None:
         self.model = _load_model(checkpoint or HUB).to(device).eval()
         self.device = device
-        self.name = f"audiobox-aesthetics/{self.axis}"
         self.version = version("audiobox-aesthetics") + (f"+{_revision(checkpoint)}" if checkpoint else "")
 
     @torch.no_grad()
-    def score(self, audio: Tensor, sample_rate: int) -> Tensor:
-        """Return p-MOS [B] of mono windows [B, S]."""
+    def __call__(self, audio: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Return axis → scores [B] of mono windows [B, S] at 16 kHz.
+
+        Args:
+            audio: the windows.
+            mask: [B, S], true where they are not padding; None = everywhere.
+        """
         wav = audio.to(self.device, torch.float32)[:, None]  # [B, 1, S]
-        raw = self.model({"wav": wav, "mask": torch.ones_like(wav, dtype=torch.bool)})[self.axis].float()  # [B]
-        target = self.model.target_transform[self.axis]
-        return onto_pmos(raw * target["std"] + target["mean"], *SCALE)
+        kept = torch.ones_like(wav, dtype=torch.bool) if mask is None else mask[:, None].to(self.device)
+        raw, targets = self.model({"wav": wav, "mask": kept}), self.model.target_transform
+        return {axis: raw[axis].float() * targets[axis]["std"] + targets[axis]["mean"] for axis in AXES}
 
 
 def _load_model(checkpoint: str) -> Any:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import soundfile
 import torch
 
+from audiocraft_qamdt.metrics.folders import evaluate_folders
+from audiocraft_qamdt.metrics.networks import Networks
+from audiocraft_qamdt.metrics.table import MORE_IS_BETTER, Setup, build_metrics
 from audiocraft_qamdt.quality.predictors.base import load_predictor
 
 aes = pytest.importorskip("audiobox_aesthetics.model.aes")
@@ -73,6 +77,25 @@ def test_a_folder_in_the_hubs_layout_gives_the_same(checkpoint, small, windows, 
     assert again.score(windows, 16000).tolist() == pytest.approx(first.score(windows, 16000).tolist(), abs=1e-5)
     assert again.version != first.version  # other files
     assert first.version.startswith("0.0.")
+
+
+def test_raw_axes_of_files_are_the_packages_own(checkpoint, tmp_path, generator):
+    """Mixed rates and channels, 12 s and 3 s: two windows, of which the last one counts for 2 s, and one."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    clips = [("a.wav", 22050, 12.0, 2), ("b.wav", 16000, 3.0, 1)]
+    for name, rate, seconds, channels in clips:
+        audio = 0.1 * torch.randn(round(rate * seconds), channels, generator=generator)
+        soundfile.write(folder / name, audio.numpy(), rate, subtype="FLOAT")
+    read = [soundfile.read(folder / name, dtype="float32", always_2d=True) for name, *_ in clips]
+    batch = [{"path": torch.from_numpy(audio.T), "sample_rate": rate} for audio, rate in read]
+    rows = infer.AesPredictor(checkpoint_pth=checkpoint).forward(batch)
+    metrics = build_metrics({"aesthetics": checkpoint}, Setup(Networks({})))
+    assert set(metrics[0].quantities) - {"pc"} < MORE_IS_BETTER.keys()
+    report = evaluate_folders(folder, None, lambda: metrics)
+    found = {number.metric: number.value for number in report.numbers}
+    assert found == {axis.lower(): pytest.approx(sum(row[axis] for row in rows) / 2, abs=1e-4) for axis in rows[0]}
+    assert all(abs(rows[0][axis] - rows[1][axis]) > 1e-3 for axis in rows[0])
 
 
 def test_an_axis_that_there_is_not_is_refused():
