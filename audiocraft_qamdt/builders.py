@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import typing as tp
 from contextlib import contextmanager
@@ -470,7 +471,10 @@ def get_optimizer(model: torch.nn.Module, cfg: DictConfig) -> torch.optim.Optimi
         with open_dict(cfg):
             cfg.adam = {"fused": True, **cfg.adam}
     groups = audiocraft_solver_builders.get_optim_parameter_groups(model)
-    return audiocraft_solver_builders.get_optimizer(groups, cfg)
+    # PyTorch switches its compiler off around this method, and imports it for that: a second, and nothing is compiled
+    add_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    with replaced(torch.optim.Optimizer, "add_param_group", add_group):
+        return audiocraft_solver_builders.get_optimizer(groups, cfg)
 
 
 # ---- diffusion

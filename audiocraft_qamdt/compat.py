@@ -17,7 +17,7 @@ import types
 import typing as tp
 from pathlib import Path
 
-from .lazy import Deferred, LazyImports, import_lazily
+from .lazy import Deferred, LazyImports, after, import_lazily, packages_unread, without
 
 logger = logging.getLogger(__name__)
 
@@ -25,20 +25,28 @@ CONFIG_ROOT = Path(__file__).resolve().parent.parent / "config"
 
 # AudioCraft, flashy and diffusers import these at module level, for conditioners, loggers, melodies and schedules that
 # few runs have.
-_SELDOM_USED = ("spacy", "wandb", "librosa.filters", "scipy.stats")
+_SELDOM_USED = ("spacy", "wandb", "librosa.filters", "scipy.stats", "av", "torchaudio")
 
 # Their `__init__` imports every model, and with these solvers and metrics, for whoever wants one module of them.
 _PACKAGES = ("audiocraft", "audiocraft.data", "audiocraft.models")
 
-# T5, RoBERTa and Hugging Face's EnCodec, for conditioners and codecs that few runs have; and a decorator.
-_NAMES = {
-    "audiocraft.modules.conditioners": "transformers",
-    "audiocraft.models.encodec": "transformers",
-    "diffusers.utils.torch_utils": "torch._dynamo",
+_INSIDE = {
+    # T5, RoBERTa and Hugging Face's EnCodec, for conditioners and codecs that few runs have; and a decorator
+    "audiocraft.modules.conditioners": without("transformers", "num2words"),
+    "audiocraft.models.encodec": without("transformers"),
+    "diffusers.utils.torch_utils": without("torch._dynamo"),
+    # metrics and FSDP, which few runs use: torchmetrics alone brings transformers, torchvision and matplotlib
+    "audiocraft.solvers.builders": without("audiocraft.metrics"),
+    "audiocraft.solvers.musicgen": without("audiocraft.metrics"),
+    "audiocraft.solvers.diffusion": without("audiocraft.metrics"),
+    "audiocraft.solvers.base": without("audiocraft.optim.fsdp"),
+    # pictures and videos from the net
+    "diffusers.utils.loading_utils": without("requests"),
+    "diffusers.utils.remote_utils": without("requests"),
+    "diffusers.utils.import_utils": packages_unread,
+    # They use each other: the first to be imported is always the same.
+    "audiocraft.solvers": after("audiocraft.models"),
 }
-
-# They use each other: the first to be imported is always the same.
-_LATER = {"audiocraft.solvers": "audiocraft.models"}
 
 
 @functools.cache
@@ -51,7 +59,10 @@ def prepare() -> None:
     import_lazily("laion_clap", then=_read_clap_as_data)
     for name in _SELDOM_USED:
         import_lazily(name)
-    sys.meta_path.insert(0, LazyImports(_PACKAGES, _NAMES, _LATER))
+    inside = dict(_INSIDE)
+    if importlib.util.find_spec("tensorboard") is not None:  # flashy does without where it is not installed
+        inside["flashy.loggers.tensorboard"] = without("torch.utils.tensorboard")
+    sys.meta_path.insert(0, LazyImports(_PACKAGES, inside))
     # AudioCraft resolves `//sig/...` through `audiocraft.train`, which wants a config folder that its wheel lacks.
     import_lazily("audiocraft.train", instead="audiocraft_qamdt.train")
     _allow_checkpoint_types()

@@ -14,7 +14,6 @@ import torch
 from dora import get_xp
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
-from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from audiocraft_qamdt.utils import prepared
 
@@ -170,10 +169,16 @@ class QAMDTSolver(MusicGenSolver):
         precision = self.cfg.fsdp.param_dtype if self.cfg.fsdp.use else self.cfg.autocast and self.cfg.autocast_dtype
         self.scaler: torch.amp.GradScaler | None = None  # type: ignore[assignment]
         if precision == "float16":
-            # FSDP's own scaler where gradients are sharded
-            scaler = ShardedGradScaler if self.cfg.fsdp.use else torch.amp.GradScaler
-            self.scaler = scaler(torch.device(self.device).type)
+            self.scaler = self._make_scaler()
             self.register_stateful("scaler")
+
+    def _make_scaler(self) -> torch.amp.GradScaler:
+        device = torch.device(self.device).type
+        if not self.cfg.fsdp.use:
+            return torch.amp.GradScaler(device)
+        from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler  # half a second to import
+
+        return ShardedGradScaler(device)  # gradients are sharded
 
     def wrap_with_fsdp(self, model: torch.nn.Module, *args: tp.Any, **kwargs: tp.Any) -> torch.nn.Module:
         return super().wrap_with_fsdp(model, *args, block_classes={Block, ConditioningProvider}, **kwargs)

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from audiocraft_qamdt.models.cpu_kernels import FLOPS
+
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PEAK_SIZES = (512, 1024, 2048)  # of square matrices; the best one is the machine's peak
 MOST_REPEATS = 20
@@ -201,7 +203,7 @@ def count_flops(run: Callable[[], Any]) -> int:
     PyTorch's own table lacks the attention kernel of the CPU.
     """
     aten = torch.ops.aten
-    added = {
+    added = FLOPS | {
         aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
     }

@@ -50,9 +50,11 @@ _PARENT = re.compile(r"(^|[\\/])\.\.([\\/]|$)")
 _SCHEMES = ("//pretrained/", "//encodec/", "//reference/", "http://", "https://")
 
 
-def read(path: Path) -> DictConfig:
+def read(path: Path, check_keys: bool = True) -> DictConfig:
     """Read an export's config.json.
 
+    Args:
+        check_keys: refuse keys that no recipe has, and values of another type than there.
     Raises:
         ValueError: naming the file, and the key that is unknown, of another type, or asks to be resolved.
     """
@@ -63,9 +65,10 @@ def read(path: Path) -> DictConfig:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: damaged (no JSON object)")
     _refuse_interpolations(content, f"{path}: ", "${")
-    codec = content["latents"].get("codec") if isinstance(content.get("latents"), dict) else None
-    free = {*OPEN, "conditioners", f"latents.{codec}", "quality.statistics"}
-    _check(content, _known(), "", path, free)
+    if check_keys:
+        codec = content["latents"].get("codec") if isinstance(content.get("latents"), dict) else None
+        free = {*OPEN, "conditioners", f"latents.{codec}", "quality.statistics"}
+        _check(content, _known(), "", path, free)
     return OmegaConf.create(content)
 
 

@@ -291,7 +291,8 @@ def _read_quality(path: Path) -> JsonObject:
 
 
 def _read_config(folder: Path, own: bool) -> DictConfig:
-    cfg = config.read(folder / CONFIG)
+    # ours is tested instead: to know all keys takes half a second
+    cfg = config.read(folder / CONFIG, check_keys=folder.resolve() != EMBEDDED)
     used = parts.in_use(cfg)
     for key in parts.PART_KEYS:
         value = OmegaConf.select(cfg, key)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 ENABLED = os.environ.get("QAMDT_CPU_KERNELS", "1") != "0"
 
@@ -32,8 +31,8 @@ def _linear_flops(x: Any, weight: Any, *args: object, out_shape: Any = None, **k
     return 2 * math.prod(x) * weight[0]
 
 
-if _HAS_ONEDNN and torch.ops.mkldnn._linear_pointwise not in flop_registry:
-    register_flop_formula(torch.ops.mkldnn._linear_pointwise)(_linear_flops)
+FLOPS = {torch.ops.mkldnn._linear_pointwise: _linear_flops} if _HAS_ONEDNN else {}
+"""What PyTorch's `FlopCounterMode` does not know and takes as `custom_mapping`."""
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:

@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from submitit import Job
-from submitit.core.utils import DelayedSubmission
 from tqdm import tqdm
 
 from ..compat import prepare
 from .team import job_defaults, team
+
+if tp.TYPE_CHECKING:
+    from submitit import Job
+    from submitit.core.utils import DelayedSubmission
 
 logger = logging.getLogger(__name__)
 

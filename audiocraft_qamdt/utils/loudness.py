@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
+import torchaudio
 from torch import Tensor
-from torchaudio import functional
 
 _GATE, _OVERLAP = 0.4, 0.75
 """Seconds of a block, and the part of it that the next one shares."""
@@ -69,8 +69,8 @@ def _block_energies(audio: Tensor, sample_rate: int, first: int, stop: int, gate
     start = first * step
     room = min(start, round(_ROOM * sample_rate))
     part = audio[:, start - room : (stop - 1) * step + gate]
-    part = functional.treble_biquad(part, sample_rate, 4.0, 1500.0, 1 / math.sqrt(2))
-    part = functional.highpass_biquad(part, sample_rate, 38.0, 0.5)
+    part = torchaudio.functional.treble_biquad(part, sample_rate, 4.0, 1500.0, 1 / math.sqrt(2))
+    part = torchaudio.functional.highpass_biquad(part, sample_rate, 38.0, 0.5)
     return part[:, room:].square().unfold(-1, gate, step).mean(-1)
 
 
