@@ -18,7 +18,7 @@ import types
 import typing as tp
 
 Spec = importlib.machinery.ModuleSpec
-Context = tp.Callable[[], tp.ContextManager[None]]
+Context = tp.Callable[[], tp.Any]  # a context manager
 
 
 class Deferred(types.ModuleType):
@@ -216,7 +216,7 @@ class LazyImports(importlib.abc.MetaPathFinder):
     """
 
     def __init__(self, packages: tp.Iterable[str], inside: tp.Mapping[str, Context]) -> None:
-        self.loaders: dict[str, tp.Callable[[importlib.abc.Loader], importlib.abc.Loader]] = {
+        self.loaders: dict[str, tp.Callable[[tp.Any], importlib.abc.Loader]] = {
             **dict.fromkeys(packages, _PackageLoader),
             **{name: functools.partial(_LoaderInside, context=context) for name, context in inside.items()},
         }

@@ -141,6 +141,29 @@ def error_lines(series: tp.Mapping[str, tp.Sequence[Point]], path: str | Path, *
             axes.legend(fontsize=8)
 
 
+def growth_lines(
+    lines: tp.Mapping[str, tuple[tp.Sequence[float], tp.Sequence[float], tp.Sequence[float]]],
+    path: str | Path,
+    *,
+    xlabel: str,
+    ylabel: str,
+) -> None:
+    """Plot measured values as marks and fitted ones as lines, both axes logarithmic.
+
+    Args:
+        lines: (places on the x axis, measured, fitted) by name.
+        path: PNG to write.
+    """
+    with _figure(path, (4.6, 3.4)) as axes:
+        for index, (name, (at, measured, fitted)) in enumerate(lines.items()):
+            axes.plot(at, measured, "o", color=f"C{index}", label=name)
+            axes.plot(at, fitted, "-", color=f"C{index}")
+        axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log", yscale="log")
+        axes.grid(alpha=0.3)
+        if lines:
+            axes.legend(fontsize=8)
+
+
 def error_bars(
     bars: tp.Mapping[str, tuple[float, float | None]], path: str | Path, *, title: str, best: float | None = None
 ) -> None:
