@@ -606,7 +606,10 @@ class QAMDTSolver(MusicGenSolver):
         attributes = [self._request(info, remove_text_conditioning) for info in infos]
         seeds = [keyed_seed(self.cfg.generate.seed, info.meta.path, str(info.seek_time)) for info in infos]
         params = replace(self.qamdt.params, duration=gen_duration)
-        prompt = None if prompt_duration is None else audio[..., : round(prompt_duration * self.cfg.sample_rate)].cpu()
+        prompt = None
+        if prompt_duration is not None:
+            # AudioCraft hashes its memory, which is not in one piece where a batch or a second channel is cut.
+            prompt = audio[..., : round(prompt_duration * self.cfg.sample_rate)].cpu().contiguous()
         if prompt is None:
             gen_audio = self.qamdt.generate_from(attributes, seeds, params)
         else:
