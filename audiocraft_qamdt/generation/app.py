@@ -183,8 +183,8 @@ def build(model: QAMDT, name: str, limits: Limits, folder: Path) -> tp.Any:
                 outputs = _outputs(gradio, limits.candidates)
 
         def generate(*values: tp.Any, progress: tp.Any = gradio.Progress()) -> list[tp.Any]:  # noqa: B008
-            _remove_old(folder)
             try:
+                _remove_old(folder)
                 with _ONE_AT_A_TIME:  # the queue sees to it; this holds whatever else may call
                     clips = make_clips(
                         model,
@@ -194,7 +194,7 @@ def build(model: QAMDT, name: str, limits: Limits, folder: Path) -> tp.Any:
                         Path(tempfile.mkdtemp(dir=folder)),
                         lambda done, total: progress((done, total), desc="denoising", unit="steps"),
                     )
-            except (ValueError, RuntimeError) as error:
+            except (ValueError, RuntimeError, OSError) as error:
                 raise gradio.Error(str(error), print_exception=False) from error
             shown = [gradio.update(value=str(file), visible=True) for clip in clips for file in clip]
             hidden = [gradio.update(value=None, visible=False)] * (len(outputs) - len(shown))
@@ -213,7 +213,8 @@ def _examples(gradio: tp.Any, inputs: list[tp.Any]) -> None:
 
 
 def _remove_old(folder: Path) -> None:
-    """Remove clips that the page has had its own copies of for long."""
+    """Remove clips that the page has had its own copies of for long; make the folder again where it has gone."""
+    folder.mkdir(parents=True, exist_ok=True)
     for made in folder.iterdir():
         if made.stat().st_mtime < time.time() - _KEEP_FILES:
             shutil.rmtree(made, ignore_errors=True)

@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 SUFFIX = ".flac"
 LOUDNESS = -23.0
 """LUFS of all clips (EBU R 128), or less where the peaks of one would not fit."""
+SOFTEST = LOUDNESS - 10.0
+"""LUFS that one clip's peaks bring the others down to at most; a clip whose peaks want less stays softer than these."""
+HIGHEST_RATE = 655_350  # Hz, of FLAC
 _HEADROOM = 1.0  # dB that the highest peak stays below full scale
 _SHOWN = 5  # names in a message
 _CHECK_RATE, _BEEP, _EVERY, _PITCH = 44100, 0.15, 0.6, 880.0  # Hz, s, s, Hz
@@ -68,28 +71,57 @@ def read_prompts(pairs: Mapping[str, Mapping[str, Path]], captions: Path | None)
     return prompts
 
 
-def common_loudness(files: Iterable[Path]) -> tuple[float, dict[Path, float]]:
-    """Return the loudness in LUFS that all clips can have without limiting, and file → its own now.
+def match_loudness(files: Iterable[Path]) -> tuple[float, dict[Path, float]]:
+    """Return the loudness in LUFS that all clips can have without limiting, and file → the gain in dB that it needs.
 
-    NaN is the loudness of a silent clip, which stays as it is.
+    The clip with the highest peaks for its loudness decides; one that would want less than `SOFTEST` has no say, and is
+    softer than the others. Both are warned of by name. A silent clip stays as it is.
 
     Raises:
-        ValueError: naming the file, when it cannot be decoded, holds NaN or is too short.
+        ValueError: naming the file, when it cannot be decoded or written, holds NaN or is too short.
     """
-    measured: dict[Path, float] = {}
-    target = LOUDNESS
+    measured, most = {}, {}
     for path in tqdm(list(files), "loudness", unit="clip"):
-        clip = read_clip(path)
-        if clip.seconds < SHORTEST:
-            raise ValueError(f"{path}: {clip.seconds:.2f} s, but a loudness needs {SHORTEST:g} s: leave the clip out")
-        channels = _channels(clip)
-        measured[path] = measure_loudness(channels, clip.sample_rate)
+        measured[path], peak = _measure(path)
         if math.isnan(measured[path]):
             logger.warning("%s: silent, it stays as it is", path)
-            continue
-        peak = 20 * math.log10(channels.abs().max().item())
-        target = min(target, measured[path] - peak - _HEADROOM)
-    return target, measured
+        else:
+            most[path] = -peak - _HEADROOM  # dB of gain
+    loudest = {path: measured[path] + gain for path, gain in most.items()}
+    target = _target(loudest)
+    return target, {path: min(target - measured[path], most[path]) if path in most else 0.0 for path in measured}
+
+
+def _target(loudest: Mapping[Path, float]) -> float:
+    """Return the loudness of a test from the most that each clip can have, and say what is not as usual."""
+    for path, most in loudest.items():
+        if most < SOFTEST:
+            logger.warning(
+                "%s: its peaks let it have %.1f LUFS at most, it stays softer than the others: listen to it, or leave "
+                "it out",
+                path,
+                most,
+            )
+    fitting = {path: most for path, most in loudest.items() if SOFTEST <= most < LOUDNESS}
+    if not fitting:
+        return LOUDNESS
+    first = min(fitting, key=lambda path: fitting[path])
+    target = fitting[first]
+    logger.warning("all clips are played at %.1f in place of %.1f LUFS, for the peaks of %s", target, LOUDNESS, first)
+    return target
+
+
+def _measure(path: Path) -> tuple[float, float]:
+    """Return the loudness in LUFS, NaN if silent, and the peak in dB of a clip."""
+    clip = read_clip(path)
+    if clip.seconds < SHORTEST:
+        raise ValueError(f"{path}: {clip.seconds:.2f} s, but a loudness needs {SHORTEST:g} s: leave the clip out")
+    if clip.sample_rate > HIGHEST_RATE:
+        raise ValueError(f"{path}: {clip.sample_rate} Hz, but FLAC has {HIGHEST_RATE} Hz at most: resample the clip")
+    channels = _channels(clip)
+    peak = channels.abs().max().item()
+    loudness = measure_loudness(channels, clip.sample_rate)
+    return loudness, 20 * math.log10(peak) if peak > 0 else -math.inf
 
 
 def _channels(clip: Clip) -> Tensor:
@@ -100,9 +132,9 @@ def _channels(clip: Clip) -> Tensor:
 
 
 def write_clip(source: Path, to: Path, gain: float) -> None:
-    """Write a clip, louder by `gain` dB (NaN = as it is), without the tags that its file may have."""
+    """Write a clip, louder by `gain` dB, without the tags that its file may have."""
     clip = read_clip(source)
-    samples = _channels(clip) * (1.0 if math.isnan(gain) else 10 ** (gain / 20))
+    samples = _channels(clip) * 10 ** (gain / 20)
     _write(to, samples.numpy().T, clip.sample_rate)
 
 

@@ -6,10 +6,11 @@ import dataclasses
 import itertools
 import random
 import typing as tp
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..utils.checks import is_number
 from ..utils.files import write_json
 from ..utils.reading import read_json
 
@@ -101,9 +102,30 @@ class Key:
         try:
             sounds = {name: Sound(**sound) for name, sound in content["sounds"].items()}
             trials = {name: Trial(**trial) for name, trial in content["trials"].items()}
-            return cls(**{**content, "sounds": sounds, "trials": trials})
+            key = cls(**{**content, "sounds": sounds, "trials": trials})
+            key._check_types()
+            return key
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: the key of a listening test is damaged ({error})") from error
+
+    def _check_types(self) -> None:
+        """Refuse what JSON can hold in the fields and `write` does not write.
+
+        Raises:
+            TypeError: saying which field.
+        """
+        if not _are_texts([self.test, self.title, self.kind, *self.systems]) or self.kind not in KINDS:
+            raise TypeError("test, title, kind or systems")
+        if not is_number(self.loudness) or not (self.per_rater is None or type(self.per_rater) is int):
+            raise TypeError("loudness or per_rater")
+        if not isinstance(self.prompts, dict) or not _are_texts(self.prompts.values()):
+            raise TypeError("prompts")
+        for name, sound in self.sounds.items():
+            if not isinstance(sound.name, str) or sound.system not in self.systems:
+                raise TypeError(f"sound {name}")
+        for name, trial in self.trials.items():
+            if not _is_trial(trial, self.sounds):
+                raise TypeError(f"trial {name}")
 
     def name_of(self, trial: str) -> str | None:
         """Name of the clip that a trial is about; None = an attention check."""
@@ -125,6 +147,19 @@ class Key:
             "items": listed,
             "checks": checks,
         }
+
+
+def _are_texts(values: Iterable[tp.Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _is_trial(trial: Trial, sounds: Mapping[str, Sound]) -> bool:
+    if not _are_texts([*trial.clips, *trial.asks]) or not trial.asks:
+        return False
+    if trial.beeps is not None:
+        return trial.beeps in LEVELS and trial.asks == ["beeps"] and len(trial.clips) == 1
+    asked = len(trial.clips) == 2 if trial.asks == ["choice"] else len(trial.clips) == 1
+    return asked and set(trial.asks) <= {"ovl", "rel", "choice"} and set(trial.clips) <= sounds.keys()
 
 
 def design(

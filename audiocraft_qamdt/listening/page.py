@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..utils.files import replacing_folder
 from ..utils.pages import STYLE, write_page
-from .audio import SUFFIX, common_loudness, pair_clips, read_prompts, write_beeps, write_clip
+from .audio import SUFFIX, match_loudness, pair_clips, read_prompts, write_beeps, write_clip
 from .design import CLIPS, KEY, KINDS, PAGE, SERVED, Key, design
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def make_test(
         logger.warning(
             "%d of %d clips have no prompt, such as %s: their REL is not asked", len(bare), len(pairs), bare[0]
         )
-    loudness, measured = common_loudness(path for files in pairs.values() for path in files.values())
+    loudness, gains = match_loudness(path for files in pairs.values() for path in files.values())
     logger.info("all clips are played at %.1f LUFS", loudness)
     key = design(
         kind,
@@ -65,7 +65,7 @@ def make_test(
     with replacing_folder(out, lambda folder: False, COMMAND) as part:
         public = part / SERVED
         (public / CLIPS).mkdir(parents=True)
-        _write_clips(public / CLIPS, key, pairs, measured)
+        _write_clips(public / CLIPS, key, pairs, gains)
         _write_html(public / PAGE, key)
         key.write(part / KEY)
     return key
@@ -78,13 +78,14 @@ def _check(systems: Mapping[str, str | Path], out: Path, kind: str, checks: int,
         raise ValueError("a preference is between two systems: give A=DIR B=DIR")
     if checks < 0 or (per_rater is not None and per_rater < 1):
         raise ValueError("a test has 0 attention checks or more, and 1 prompt or more for each rater")
+    for folder in systems.values():
+        if out.resolve().is_relative_to(Path(folder).resolve()):
+            raise ValueError(f"{out} is in {folder}, whose clips are judged: choose another --out")
     if (out / KEY).exists():
         raise FileExistsError(f"{out} holds a listening test, whose results need its {KEY}: choose another --out")
 
 
-def _write_clips(
-    folder: Path, key: Key, pairs: Mapping[str, Mapping[str, Path]], measured: Mapping[Path, float]
-) -> None:
+def _write_clips(folder: Path, key: Key, pairs: Mapping[str, Mapping[str, Path]], gains: Mapping[Path, float]) -> None:
     """Write all clips in the order of their random ids: times of files tell nothing."""
     beeps = {trial.clips[0]: trial.beeps for trial in key.trials.values() if trial.beeps is not None}
     for clip in sorted([*key.sounds, *beeps]):
@@ -93,7 +94,7 @@ def _write_clips(
             write_beeps(to, beeps[clip], key.loudness)
         else:
             source = pairs[key.sounds[clip].name][key.sounds[clip].system]
-            write_clip(source, to, key.loudness - measured[source])
+            write_clip(source, to, gains[source])
 
 
 def _write_html(path: Path, key: Key) -> None:

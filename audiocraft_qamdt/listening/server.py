@@ -89,6 +89,9 @@ class ResultsServer(ThreadingHTTPServer):
             OSError: there are too many, or the disk is full.
         """
         result = parse_result(parse_json(body.decode("utf-8"), "the answers"), "the answers", self.key)
+        if not self.results.is_dir():
+            logger.warning("%s has gone; it is made again, with the results from now on only", self.results)
+            self.results.mkdir(parents=True, exist_ok=True)
         path = self.results / f"{hashlib.sha256(body).hexdigest()[:24]}.json"
         if not path.exists() and sum(1 for _ in self.results.glob("*.json")) >= MOST_RESULTS:
             raise OSError(f"{self.results} holds {MOST_RESULTS} results: no more are taken")

@@ -176,6 +176,17 @@ def test_the_page_keeps_the_best_clip_where_it_is_asked_to(model, tmp_path):
     assert len(clips) == 1 and len(record["scores"]["pmos:acoustic"]) == 2
 
 
+def test_the_page_goes_on_where_its_folder_of_clips_was_removed(model, tmp_path):
+    from audiocraft_qamdt.generation.app import Asked, Limits, build
+
+    folder = tmp_path / "clips"
+    page = build(model, "m", Limits(), folder)  # not made yet is as gone as removed
+    generate = next(event.fn for event in page.fns.values() if event.api_name == "generate")
+    asked = Asked("piano", "", 5, False, 1, 3, 5, duration=1.0, steps=2, guidance_scale=3.5, seed=0, candidates=1)
+    assert generate(*vars(asked).values())[0] == "1 × 1 s"
+    assert len(list(folder.rglob("0.wav"))) == 1
+
+
 def peak_memory(pid: int) -> int:
     """Most memory that a process ever had, in kB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()

@@ -13,6 +13,7 @@ import soundfile
 import torch
 
 from audiocraft_qamdt.cli import main
+from audiocraft_qamdt.listening.audio import LOUDNESS, SOFTEST
 from audiocraft_qamdt.listening.design import Key, design
 from audiocraft_qamdt.listening.page import make_test
 from audiocraft_qamdt.utils.loudness import measure_loudness
@@ -65,18 +66,66 @@ def test_all_clips_and_checks_have_one_loudness_and_no_tags(systems, tmp_path):
         assert measure_loudness(torch.from_numpy(samples.T), sample_rate) == pytest.approx(key.loudness, abs=0.05)
 
 
-def test_a_clip_of_high_peaks_is_not_limited_but_all_get_softer(systems, tmp_path):
+def test_a_clip_of_high_peaks_is_not_limited_but_all_get_softer(systems, tmp_path, caplog):
     loud, sample_rate = soundfile.read(systems["ours-secret"] / "one.wav", dtype="float32")
-    loud[100], quiet = 1.0, 0.02 * loud
+    loud[100], quiet = 1.0, 0.5 * loud
     quiet[100] = 1.0
     soundfile.write(systems["ours-secret"] / "one.wav", quiet, sample_rate)
     key = make_test(systems, tmp_path / "page")
-    assert key.loudness < -30
+    assert SOFTEST < key.loudness < -28
+    assert f"in place of -23.0 LUFS, for the peaks of {systems['ours-secret'] / 'one.wav'}" in caplog.text
     written = next(clip for clip, sound in key.sounds.items() if (sound.name, sound.system) == ("one", "ours-secret"))
     samples, _ = soundfile.read(tmp_path / "page" / "public" / "clips" / f"{written}.flac", dtype="float32")
     scale = samples[100] / quiet[100]
     assert scale == pytest.approx(10 ** (-1 / 20), abs=1e-3)
     assert np.abs(samples - scale * quiet).max() < 1e-4
+
+
+def test_one_very_soft_clip_does_not_turn_the_others_down(systems, tmp_path, caplog):
+    soft, sample_rate = soundfile.read(systems["ours-secret"] / "one.wav", dtype="float32")
+    soft = 0.001 * soft
+    soft[100] = 1.0
+    soundfile.write(systems["ours-secret"] / "one.wav", soft, sample_rate, subtype="FLOAT")
+    key = make_test(systems, tmp_path / "page")
+    assert key.loudness == LOUDNESS
+    assert re.search(r"ours-secret/one.wav: its peaks let it have -\d+.\d LUFS at most", caplog.text)
+    for clip, sound in key.sounds.items():
+        samples, _ = soundfile.read(tmp_path / "page/public/clips" / f"{clip}.flac", dtype="float32", always_2d=True)
+        if (sound.name, sound.system) == ("one", "ours-secret"):
+            assert samples.max() == pytest.approx(10 ** (-1 / 20), abs=1e-3), "not limited"
+        else:
+            loudness = measure_loudness(torch.from_numpy(samples.T), sample_rate)
+            assert loudness == pytest.approx(LOUDNESS, abs=0.05)
+
+
+def test_a_page_inside_a_folder_of_clips_is_refused(systems, tmp_path):
+    out = systems["ours-secret"] / "page"
+    with pytest.raises(ValueError, match=f"{out} is in {systems['ours-secret']}, whose clips are judged"):
+        make_test(systems, out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("trials", {"a": {"clips": ["nowhere"], "asks": ["ovl"]}}),
+        ("trials", {"a": {"clips": 3, "asks": ["ovl"]}}),
+        ("trials", []),
+        ("sounds", {"a": {"name": 1, "system": "ours-secret"}}),
+        ("systems", [1]),
+        ("systems", None),
+        ("prompts", ["a"]),
+        ("loudness", "loud"),
+        ("per_rater", "all"),
+        ("kind", "guess"),
+    ],
+)
+def test_a_damaged_key_is_refused_in_one_line(systems, tmp_path, field, value):
+    make_test(systems, tmp_path / "page")
+    path = tmp_path / "page" / "key.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(ValueError, match="key.json: the key of a listening test is damaged"):
+        Key.read(path)
 
 
 def test_a_silent_clip_and_many_channels_are_written(systems, tmp_path, caplog):
@@ -134,6 +183,8 @@ def spoil(systems, what):
             path.rename(path.with_name(f"x{path.name}"))
     elif what == "NaN":
         soundfile.write(ours / "one.wav", np.full(16000, np.nan), 16000, subtype="FLOAT")
+    elif what == "700 kHz":
+        soundfile.write(ours / "one.wav", np.full(700_000, 0.1), 700_000)
     elif what == "short":
         soundfile.write(ours / "one.wav", np.full(1600, 0.1), 16000)
     elif what == "other prompts":
@@ -150,6 +201,7 @@ def spoil(systems, what):
         ("empty", [], "no audio in"),
         ("other names", [], "no clip has the same name in all folders"),
         ("NaN", [], "one.wav: the audio holds NaN"),
+        ("700 kHz", [], "one.wav: 700000 Hz, but FLAC has 655350 Hz at most"),
         ("short", [], "one.wav: 0.10 s, but a loudness needs 0.5 s"),
         ("other prompts", [], "two: baseline-secret has the prompt 'another'"),
         ("nothing", ["folder"], "folder: give a system as NAME=DIR"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import shutil
 import socket
 import threading
 from contextlib import contextmanager
@@ -118,6 +119,15 @@ def test_a_slow_body_is_given_up(page, tmp_path, monkeypatch):
             threading.Event().wait(0.2)
             sender.sendall(b"x")
         assert sender.recv(100).startswith(b"HTTP/1.0 408")
+
+
+def test_a_folder_of_results_that_was_removed_is_made_again_and_said_once(served, caplog):
+    shutil.rmtree(served.results)
+    statuses = [
+        ask(served, "/results", "POST", json.dumps(answers(served.key, rater, lambda *_: 3)))[0] for rater in "ab"
+    ]
+    assert statuses == [201, 201] and len(list(served.results.glob("*.json"))) == 2
+    assert caplog.text.count("has gone; it is made again") == 1
 
 
 def test_results_are_bounded(served, monkeypatch):
