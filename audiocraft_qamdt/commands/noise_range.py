@@ -92,6 +92,7 @@ def _dataset(args: argparse.Namespace, recipe: tp.Any) -> QualityMusicDataset:
         num_samples=tracks * args.clips,
         sample_on_duration=False,
         sample_on_weight=False,
+        permutation_on_files=True,  # as many clips of each track
         return_info=True,
     )
     dataset.start_epoch(0)

@@ -6,6 +6,7 @@ The time-dependent classifier of Ambient Diffusion Omni (arXiv 2506.10038, secti
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ class Training:
 
     Args:
         steps: updates.
-        batch_size: clips in one, each level as often as the others.
+        batch_size: clips in one, each level as often as the others; a clip twice only where a level has too few.
         width: channels of its convolutions.
         learning_rate: highest, of a one-cycle schedule.
         draws: of noise, for each held-out clip and noise level.
@@ -110,11 +111,9 @@ def train_noise_classifier(clips: Clips, training: Training) -> NoiseClassifier:
         network = NoiseClassifier(clips.latents.shape[1] * clips.latents.shape[3], training.width)
     optimizer = torch.optim.AdamW(network.parameters(), training.learning_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=training.steps)
-    balance = 1 / torch.tensor(clips.counts(), dtype=torch.float).clamp(min=1)
-    weights = balance[clips.levels - 1]
     span = torch.tensor([RATIOS[0], RATIOS[-1]]).log()
     for _ in tqdm(range(training.steps), "noise classifier", unit="step"):
-        index = torch.multinomial(weights, training.batch_size, replacement=True, generator=generator)
+        index = _draw(clips.levels, training.batch_size, generator)
         ratios = (span[0] + torch.rand(len(index), generator=generator) * (span[1] - span[0])).exp()
         logits = network(noisy_clips(clips.latents[index], ratios, generator), ratios)
         loss = F.cross_entropy(logits, clips.levels[index] - 1)
@@ -123,6 +122,19 @@ def train_noise_classifier(clips: Clips, training: Training) -> NoiseClassifier:
         optimizer.step()
         schedule.step()
     return network.eval().requires_grad_(False)
+
+
+def _draw(levels: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draw `count` clips, every level that there is as often as the others, no clip twice while its level has more."""
+    present = [level for level in LEVELS if (levels == level).any()]
+    once_more = torch.randperm(len(present), generator=generator)[: count % len(present)].tolist()
+    drawn = []
+    for place, level in enumerate(present):
+        own, needed = (levels == level).nonzero()[:, 0], count // len(present) + (place in once_more)
+        rounds = max(1, math.ceil(needed / len(own)))
+        order = torch.cat([torch.randperm(len(own), generator=generator) for _ in range(rounds)])
+        drawn.append(own[order[:needed]])
+    return torch.cat(drawn)
 
 
 def _logits(network: NoiseClassifier, latents: Tensor, ratio: float, training: Training) -> Tensor:

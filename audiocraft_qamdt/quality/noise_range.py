@@ -90,7 +90,19 @@ class NoiseRange:
             areas = " ".join(f"{self.auc[str(level)][index]:7.3f}" for level in levels)
             lines.append(f"{timestep_at(ratio):8.0f} {ratio:7.3f}  {areas}")
         lowest = (f"{timestep_at(ratio) if ratio else 0:.0f}" for ratio in self.lowest)
-        return [*lines, f"Lowest timestep of levels 1 to 5, for an area of {self.threshold:g}: {', '.join(lowest)}"]
+        lines.append(f"Lowest timestep of levels 1 to 5, for an area of {self.threshold:g}: {', '.join(lowest)}")
+        return [*lines, *self._taken()]
+
+    def _taken(self) -> list[str]:
+        """Return a line for each level that has another one's value."""
+        lines = []
+        for level, (_, source) in zip(LEVELS, _settled(self.auc, self.threshold), strict=True):
+            if source == level:
+                continue
+            too_few = f"too few held-out clips to measure it ({self.clips[level - 1]})"
+            why = "its own would be below a better level's" if str(level) in self.auc else too_few
+            lines.append(f"Level {level} takes the value of level {source}: {why}")
+        return lines
 
 
 def _are_ratios(values: Any) -> bool:
@@ -131,13 +143,20 @@ def lowest_ratios(auc: Mapping[str, Sequence[float]], threshold: float = AUC) ->
     A worse level never teaches below a better one. One that was not measured, for want of clips, takes the next better
     one's. A level that can be told at every noise level keeps the last.
     """
-    found, lowest = 0.0, []
+    return [ratio for ratio, _ in _settled(auc, threshold)]
+
+
+def _settled(auc: Mapping[str, Sequence[float]], threshold: float) -> list[tuple[float, int]]:
+    """Return the values of `lowest_ratios`, each with the level that it is of."""
+    found, source, settled = 0.0, LEVELS[-1], []
     for level in reversed(LEVELS):
         areas = falling(auc.get(str(level), ()))
         told = sum(area > threshold for area in areas)
-        found = max(found, RATIOS[min(told, len(RATIOS) - 1)] if told else 0.0)
-        lowest.append(found)
-    return lowest[::-1]
+        own = RATIOS[min(told, len(RATIOS) - 1)] if told else 0.0
+        if level == LEVELS[-1] or (areas and own >= found):
+            found, source = own, level
+        settled.append((found, source))
+    return settled[::-1]
 
 
 def checked_timesteps(values: Any, num_steps: int) -> list[float]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
 from audiocraft_qamdt.cli import main as qamdt
+from audiocraft_qamdt.commands import noise_range as command
 from audiocraft_qamdt.data.manifest import find_manifest
 from audiocraft_qamdt.diffusion.objective import FlowSchedule, NoiseSchedule
 from audiocraft_qamdt.quality.annotate import AnnotateReport, annotate, summarise
-from audiocraft_qamdt.quality.noise_classifier import Clips, Training, measure_noise_range
+from audiocraft_qamdt.quality.noise_classifier import Clips, Training, _draw, measure_noise_range
 from audiocraft_qamdt.quality.noise_range import (
     RATIOS,
     NoiseRange,
@@ -94,6 +97,35 @@ def test_the_classifier_finds_where_noise_hides_the_difference():
     again = measure_noise_range(made_clips(200, 1), made_clips(100, 2), training=training, **names)
     assert again == found
     assert NoiseRange.from_dict(json.loads(json.dumps(found.to_dict())), "file") == found
+
+
+def test_levels_with_another_ones_value_are_named():
+    auc = {"1": areas(0.1), "3": areas(2.0)}
+    measured = NoiseRange("mdct", "even", 1.0, 0.75, [9, 3, 9, 4, 9], list(RATIOS), auc, {}, lowest_ratios(auc))
+    said = measured.lines(lambda ratio: ratio)[-3:]
+    assert said == [
+        "Level 1 takes the value of level 3: its own would be below a better level's",
+        "Level 2 takes the value of level 3: too few held-out clips to measure it (3)",
+        "Level 4 takes the value of level 5: too few held-out clips to measure it (4)",
+    ]
+
+
+def test_no_clip_is_drawn_twice_while_its_level_has_more():
+    levels = torch.tensor([1] * 30 + [5] * 14 + [3] * 4)
+    for seed in range(5):
+        drawn = _draw(levels, 40, torch.Generator().manual_seed(seed))
+        counts = [int((levels[drawn] == level).sum()) for level in (1, 3, 5)]
+        assert sorted(counts) == [13, 13, 14]
+        assert len(drawn[levels[drawn] == 1].unique()) == counts[0]
+        assert len(drawn[levels[drawn] == 5].unique()) == counts[2]
+        assert len(drawn[levels[drawn] == 3].unique()) == 4
+
+
+def test_as_many_clips_are_taken_of_each_track(folder):
+    args = argparse.Namespace(folder=folder, tracks=30, clips=4)
+    dataset = command._dataset(args, command._recipe(["solver=qamdt/playground_mdct"]))
+    counts = Counter(dataset[index][1].meta.path for index in range(len(dataset)))
+    assert len(counts) == 30 and set(counts.values()) == {4}
 
 
 def test_too_few_clips_are_counted_and_refused():
