@@ -29,14 +29,27 @@ def make_scheduler(sampler: str, schedule: Schedule, steps: int, positions: int 
     Raises:
         ValueError: unknown name, or one that is not for a flow; lists the known ones.
     """
+    _check_sampler(sampler, schedule)
     if isinstance(schedule, FlowSchedule):
-        _check_sampler(sampler, FLOW_SAMPLERS, " for a model of diffusion.schedule.kind=flow")
         return _flow_scheduler(sampler, schedule, steps, positions)
-    _check_sampler(sampler, SAMPLERS)
     return _scheduler(sampler, schedule, steps)
 
 
-def _check_sampler(sampler: str, known: tp.Iterable[str], of: str = "") -> None:
+def check_sampling(schedule: Schedule, sampler: str, steps: int, eta: float) -> None:
+    """Refuse what `sample` cannot follow.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    if not 1 <= steps <= schedule.num_steps:
+        raise ValueError(f"steps={steps}: sampling takes between 1 and {schedule.num_steps} steps")
+    check_eta(eta, sampler)
+    _check_sampler(sampler, schedule)
+
+
+def _check_sampler(sampler: str, schedule: Schedule) -> None:
+    flow = isinstance(schedule, FlowSchedule)
+    known, of = (FLOW_SAMPLERS, " for a model of diffusion.schedule.kind=flow") if flow else (SAMPLERS, "")
     if sampler not in known:
         raise ValueError(f"sampler {sampler!r} is unknown{of}: choose one of {', '.join(known)}")
 
@@ -98,9 +111,7 @@ def sample(
     Returns:
         Latents [B, C, T, F], float32.
     """
-    if not 1 <= steps <= schedule.num_steps:
-        raise ValueError(f"steps={steps}: sampling takes between 1 and {schedule.num_steps} steps")
-    check_eta(eta, sampler)
+    check_sampling(schedule, sampler, steps, eta)
     if eta and step_noise is None:
         raise ValueError(f"eta={eta}: pass step_noise, the noise of each step")
     if sampler == FEW_STEPS:

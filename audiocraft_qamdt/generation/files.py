@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -15,13 +16,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from audiocraft_qamdt.utils import prepared
 
 from .. import __version__
+from ..checkpoints.fingerprint import fingerprint as fingerprint_of
 from ..diffusion.settings import parse_interval
 from ..utils.audio import SUFFIXES
 from ..utils.files import locked, part_of, remove_dead_parts, sync, write_json
@@ -61,18 +62,28 @@ class Job:
         path: audio file to write; the settings go beside it as JSON.
         prompt: description; "" = none.
         settings: some of `params.KNOBS`, only those that differ from the model's own.
+        where: file and line that asks for it, for messages; "" = the command line.
     """
 
     path: Path
     prompt: str
     settings: JsonObject
+    where: str = ""
 
     @property
     def sidecar(self) -> Path:
         return self.path.with_suffix(".json")
 
 
-def read_prompts(path: str | Path) -> list[JsonObject]:
+class Row(JsonObject):
+    """A prompt with settings of its own, and the file and line that they are from."""
+
+    def __init__(self, content: JsonObject, where: str) -> None:
+        super().__init__(content)
+        self.where = where
+
+
+def read_prompts(path: str | Path) -> list[Row]:
     """Read the rows of a file of prompts: a line each, or JSON objects with `prompt` and any of `KNOBS` (`.jsonl`).
 
     Raises:
@@ -87,11 +98,11 @@ def read_prompts(path: str | Path) -> list[JsonObject]:
         raise ValueError(f"{path}: {suffix} is not read: give a prompt a line (.txt), or JSON lines (.jsonl)")
     lines = read_lines(path)
     if suffix != ".jsonl":
-        return [{"prompt": line.strip()} for _, line in lines]
+        return [Row({"prompt": line.strip()}, where) for where, line in lines]
     return [_row(line, where) for where, line in lines]
 
 
-def _row(line: str, where: str) -> JsonObject:
+def _row(line: str, where: str) -> Row:
     row = parse_json(line, where)
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
         raise ValueError(f'{where}: give an object with a "prompt"')
@@ -103,7 +114,7 @@ def _row(line: str, where: str) -> JsonObject:
         is_kind, wanted = _KINDS[_parser(key)]
         if not is_kind(value):
             raise ValueError(f"{where}: {key} must be {wanted}, got {value!r}")
-    return {key: int(value) if _parser(key) is int else value for key, value in given.items()}
+    return Row({key: int(value) if _parser(key) is int else value for key, value in given.items()}, where)
 
 
 def _parser(key: str) -> tp.Any:
@@ -182,7 +193,7 @@ def make_jobs(
             seen[row["prompt"], first] += 1
             name = f"{index:04d}_{copy}" if copies > 1 else f"{index:04d}"
             path = out if named == audio_format else out / f"{name}.{audio_format}"
-            jobs.append(Job(path, row["prompt"], {**own, "seed": seed}))
+            jobs.append(Job(path, row["prompt"], {**own, "seed": seed}, getattr(row, "where", "")))
     return jobs
 
 
@@ -238,10 +249,13 @@ def run_jobs(
     Returns:
         The files, as they come into being (those that are there already too).
     Raises:
-        ValueError: impossible settings; a file that was made with other settings.
+        ValueError: impossible settings, before any clip is made; a file that was made with other settings.
     """
     origin = {"model": name, "weights": fingerprint(model), "version": __version__}
     clips = [_clip(model, job, origin) for job in jobs]
+    for params, same in _groups(clips):
+        with _placed(same[0].job):
+            model.check(params)
     made = [_is_made(clip.job, clip.record, overwrite) for clip in clips]
     yield from (clip.job.path for clip, is_made in zip(clips, made, strict=True) if is_made)
     todo = [clip for clip, is_made in zip(clips, made, strict=True) if not is_made]
@@ -258,15 +272,26 @@ def run_jobs(
 
 
 def _clip(model: QAMDT, job: Job, origin: JsonObject) -> _Clip:
-    params = model.params.changed(**job.settings)
-    model.request(job.prompt, params.quality, params.pmos, params.duration)  # refuse impossible quality before any work
-    model.layout(params)
+    with _placed(job):
+        params = model.params.changed(**job.settings)
+        model.request(job.prompt, params.quality, params.pmos, params.duration)  # refuse impossible quality
     record = {**origin, "prompt": job.prompt, **params.to_dict(), "file": job.path.name}
     return _Clip(job, params, json.loads(json.dumps(record)))
 
 
-def _batches(clips: list[_Clip], model: QAMDT, size: int | None) -> Iterator[list[_Clip]]:
-    """Clips that share their settings, wherever they stand, in batches of a size; None = what fits."""
+@contextlib.contextmanager
+def _placed(job: Job) -> Iterator[None]:
+    """Say which line of a file of prompts a mistake is in."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if not job.where:
+            raise
+        raise ValueError(f"{job.where}: {error}") from error
+
+
+def _groups(clips: list[_Clip]) -> list[tuple[GenerationParams, list[_Clip]]]:
+    """Return settings and the clips that share them, wherever they stand."""
     groups: list[tuple[GenerationParams, list[_Clip]]] = []
     for clip in clips:
         shared = _shared(clip.params)
@@ -274,7 +299,12 @@ def _batches(clips: list[_Clip], model: QAMDT, size: int | None) -> Iterator[lis
         if same is None:
             groups.append((shared, same := []))
         same.append(clip)
-    for _, same in groups:
+    return groups
+
+
+def _batches(clips: list[_Clip], model: QAMDT, size: int | None) -> Iterator[list[_Clip]]:
+    """Divide clips that share their settings into batches of a size; None = what fits."""
+    for _, same in _groups(clips):
         most = size or _fitting(same, model)
         yield from (same[start : start + most] for start in range(0, len(same), most))
 
@@ -411,8 +441,5 @@ def _finish(job: Job) -> None:
 
 
 def fingerprint(model: QAMDT) -> str:
-    """A short name of the weights: other weights under the same name are other music."""
-    digest = hashlib.sha256()
-    for value in model.model.state_dict().values():
-        digest.update(value.flatten()[:64].detach().cpu().to(torch.float64).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """Return a short name of the weights: other weights under the same name are other music."""
+    return fingerprint_of(model.model.state_dict().values())

@@ -118,6 +118,8 @@ class GenerationParams:
         for name in ("steps", "candidates"):
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
                 raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number above 0")
+        if not (is_number(self.null_level) and (self.null_level == 0 or 1 <= self.null_level <= 5)):
+            raise ValueError(f"null_level={self.null_level!r}: give a quality level from 1 to 5, or 0 (unknown)")
         if self.null_prefix not in (None, *WORDS):
             raise ValueError(f"null_prefix={self.null_prefix!r} is unknown: choose one of {', '.join(WORDS)}")
         if not isinstance(self.seed, int):

@@ -20,7 +20,7 @@ from ..data.attributes import QUALITY
 from ..diffusion.guidance import Conditions, guided
 from ..diffusion.inpainting import keeping
 from ..diffusion.objective import Schedule
-from ..diffusion.samplers import Denoise, sample
+from ..diffusion.samplers import Denoise, check_sampling, sample
 from ..diffusion.settings import Guidance
 from ..diffusion.windows import plan_windows, windowed
 from ..latents.chunks import decode_long
@@ -160,6 +160,17 @@ class Pipeline:
                 report = _share(progress, candidate, params.candidates)
                 candidates.append(self._sample(denoise, chosen, layout, params, report, known))
         return choose(candidates, self.sample_rate, texts, scorers)
+
+    def check(self, params: GenerationParams) -> None:
+        """Refuse settings that this model cannot follow, before any work.
+
+        Raises:
+            ValueError: naming the setting.
+            RuntimeError: what chooses among candidates cannot be loaded.
+        """
+        self.layout(params)
+        check_sampling(self.schedule, params.sampler, params.steps, params.used_eta)
+        load_scorers(params, str(self.device), self.load_scorer)
 
     def layout(self, params: GenerationParams) -> Layout:
         """Divide a clip into frames and windows.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -108,6 +109,27 @@ def test_quality_of_one_clip_is_not_that_of_the_next_in_its_batch(run, trained, 
     (tmp_path / "p.jsonl").write_text('{"prompt": "a", "quality": 5}\n{"prompt": "b"}\n')
     run("--file", tmp_path / "p.jsonl", "--out", tmp_path / "out", *FAST)
     assert settings(tmp_path / "out" / "0001.wav")["quality"] is None
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ({"steps": 5000}, "steps=5000: sampling takes between 1 and 1000 steps"),
+        ({"null_level": 9}, "null_level=9: give a quality level from 1 to 5"),
+        ({"candidates": 2}, "candidates=2, but clap names no model"),
+        ({"candidates": 2, "rerank": "pmos:deaf"}, "unknown predictor 'deaf'"),
+        ({"candidates": 2, "clap": "/nonexistent"}, "CLAP '/nonexistent' could not be loaded"),
+        ({"quality": 9}, "quality=9: levels go from 1 to 5"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_bad_row_is_named_by_file_and_line_before_any_clip_is_made(model, tmp_path, bad, message):
+    rows = [{"prompt": "a"}, {"prompt": "b", **bad}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    jobs = make_jobs(read_prompts(tmp_path / "p.jsonl"), tmp_path / "out", None, {})
+    with pytest.raises(ValueError, match=f"p.jsonl:2: {re.escape(message)}"):
+        next(run_jobs(model, "m", jobs, batch_size=1))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_refused_clip_leaves_the_models_settings_alone(model, tmp_path):
