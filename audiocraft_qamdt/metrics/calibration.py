@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..playground.degradation import KINDS, degrade
 from ..utils import plots
 from ..utils.audio import audio_info, read_audio
+from ..utils.checks import is_number
 from ..utils.randomness import keyed_seed
 from .base import Batch, Clip, Metric, Network, Number
 from .comparison import compare
@@ -73,7 +74,7 @@ def cut_excerpts(
     Raises:
         ValueError: no clips, or clips of no duration.
     """
-    if seconds <= 0 or (clips is not None and clips < 1):
+    if not (is_number(seconds) and seconds > 0) or (clips is not None and clips < 1):
         raise ValueError(f"--clip-seconds and --clips must be above 0, got {seconds:g} and {clips}")
     files = named_audio(folder)
     texts = read_captions(captions, files)

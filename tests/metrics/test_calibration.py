@@ -179,6 +179,7 @@ MISTAKES = {
     "strength": (["--calibrate", "--strengths", "0,0.5"], "--strengths: each must be above 0 and at most 1"),
     "no number": (["--calibrate", "--strengths", "weak"], "--strengths weak: give numbers"),
     "no clips": (["--calibrate", "--clips", "0"], "must be above 0, got 5 and 0"),
+    "a duration that is none": (["--calibrate", "--clip-seconds", "nan"], "must be above 0, got nan and None"),
     "against": (["--calibrate", "--against", "x"], "--against: not with --calibrate"),
     "no calibration": (["--kinds", "noise"], "--kinds: only with --calibrate"),
     "one clip": (["--calibrate", "--clips", "1"], "1 clips to degrade and 0 to compare with: give more files"),
