@@ -33,7 +33,7 @@ from .latents.compression import LatentCompressionModel
 from .metrics import base, stage, table
 from .metrics.best import BestMetric
 from .metrics.losses import BY_LEVEL, QUARTERS, LossParts
-from .models.compiling import compiled
+from .models.compiling import compile_blocks, compiled
 from .models.layers import Block
 from .models.masking import TokenMask, draw_mask
 from .utils.files import replacing_durably
@@ -141,6 +141,8 @@ class QAMDTSolver(MusicGenSolver):
         self._check_fits(self.cfg.continue_from, base.model, base.cfg)
         self.model.load_state_dict(base.model)
         self.codec.statistics.load_state_dict(base.codec_statistics)
+        self.adapter_base = adapters.base_of(base.model)
+        self.register_stateful(store.ADAPTER_BASE, write_only=True)
         trained, self.adapter_config = builders.get_lora(self.model, self.cfg)
         self.base = None  # its weights are in the model now
         return trained
@@ -150,10 +152,14 @@ class QAMDTSolver(MusicGenSolver):
         if self.cfg.fsdp.use:
             if self.cfg.autocast:
                 raise ValueError("fsdp.use=true has its own precision (fsdp.param_dtype): set autocast=false")
-            if self.cfg.compile.train or self.cfg.compile.generate:
-                raise ValueError("fsdp.use=true is not compiled: set compile.train and compile.generate to null")
+            if self.cfg.compile.generate:
+                raise ValueError(
+                    "fsdp.use=true compiles each block, for all stages: set compile.train, and compile.generate to null"
+                )
+            if self.cfg.compile.train:
+                compile_blocks(self.model, Block, self.cfg.compile.train)
             self.model = self.trained = self.wrap_with_fsdp(self.model)  # type: ignore[assignment]
-        self.predict = compiled(self.model, self.cfg.compile.train)
+        self.predict = compiled(self.model, None if self.cfg.fsdp.use else self.cfg.compile.train)
         # `model` is what trains: of an adapter alone, the rest is in `continue_from`.
         self._ema_sources["model"] = self.trained
         self.optimizer = builders.get_optimizer(self.trained, self.cfg.optim)
@@ -181,11 +187,13 @@ class QAMDTSolver(MusicGenSolver):
         return ShardedGradScaler(device)  # gradients are sharded
 
     def wrap_with_fsdp(self, model: torch.nn.Module, *args: tp.Any, **kwargs: tp.Any) -> torch.nn.Module:
+        if torch.device(self.device).type != "cuda":
+            raise ValueError(f"fsdp.use=true needs GPUs, and this is device={self.device}: leave it false")
         return super().wrap_with_fsdp(model, *args, block_classes={Block, ConditioningProvider}, **kwargs)
 
     def _open_cache(self, cfg: DictConfig) -> None:
         if cfg.write:
-            shard = cfg.write_shard or 0, cfg.write_num_shards or 1
+            shard = cfg.write_shard, cfg.write_num_shards
             self._cached_batch_writer = LatentBatchWriter(Path(cfg.path), shard)
             if shard[1] > 1:  # epochs of other shards have no loss to compare
                 self._best_metric_name = None
@@ -231,8 +239,18 @@ class QAMDTSolver(MusicGenSolver):
         """Train to the last epoch, and complete a history that a killed run left without its last epoch."""
         with self.checked_cache():
             super().run()
+            self._check_written()
         if flashy.distrib.is_rank_zero():
             self.xp.link.update_history(self.history)
+
+    def run_epoch(self) -> None:
+        """Train one epoch, after a look whether the latents of those before are still there."""
+        self._check_written()
+        super().run_epoch()
+
+    def _check_written(self) -> None:
+        if self._cached_batch_writer is not None:
+            self._cached_batch_writer.check_written(self.epoch)
 
     @contextlib.contextmanager
     def checked_cache(self) -> tp.Iterator[None]:
@@ -368,7 +386,7 @@ class QAMDTSolver(MusicGenSolver):
 
     def load_checkpoints(self, *args: tp.Any, **kwargs: tp.Any) -> dict | None:
         if self._starts_from_base(self.cfg):  # `continue_from` is in the model already
-            return super().load_checkpoints(*args, **kwargs) if self.checkpoint_path().is_file() else None
+            return self._load_own(*args, **kwargs)
         source = self._settle_source()
         resumed = self.checkpoint_path()
         path = resumed if resumed.is_file() else self._checkpoint_of(source)
@@ -378,6 +396,15 @@ class QAMDTSolver(MusicGenSolver):
                 self._check_fits(str(source), state["best_state"]["model"], state.get("xp.cfg"))
             where = str(path) if path == resumed else f"continue_from={source}"
             store.check_codec(where, state.get("codec.probe"), state.get("xp.cfg"), self.codec.probe, self.cfg)
+        return super().load_checkpoints(*args, **kwargs)
+
+    def _load_own(self, *args: tp.Any, **kwargs: tp.Any) -> dict | None:
+        path = self.checkpoint_path()
+        if not path.is_file():
+            return None
+        if self.cfg.lora.use:
+            base = store.load_safely(path, mmap=True).get(store.ADAPTER_BASE)
+            adapters.check_base(str(path), base, self.cfg.continue_from, self.adapter_base)
         return super().load_checkpoints(*args, **kwargs)
 
     def _settle_source(self) -> str | None:
@@ -415,7 +442,7 @@ class QAMDTSolver(MusicGenSolver):
                 super().save_checkpoints()
             if self.cfg.lora.use and flashy.distrib.is_rank_zero():
                 best = adapters.from_state(self.best_state.states["model"])
-                adapters.write(self.folder / adapters.FOLDER, self.adapter_config, best)
+                adapters.write(self.folder / adapters.FOLDER, self.adapter_config, best, self.adapter_base)
         except (OSError, RuntimeError) as error:
             free = shutil.disk_usage(self.folder).free / 2**20
             full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or free < LITTLE_ROOM

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from audiocraft_qamdt import cli
 from audiocraft_qamdt.checkpoints import adapters, loading, store
@@ -189,9 +191,56 @@ def test_an_export_is_merged_and_generates_as_the_run(tuned, trained, tmp_path):
     assert json.loads(clip.with_suffix(".json").read_text())["model"].endswith(":0.5")
 
 
+def other_weights(trained, folder):
+    """An export of the same shapes and other weights."""
+    model = loading.load(trained.export)
+    changed = {key: value * 1.01 if value.is_floating_point() else value for key, value in model.model.items()}
+    store.export(folder, replace(model, model=changed))
+    return folder
+
+
+def without_base(source, folder):
+    """A copy of an adapter as they were written before they said what they were trained on."""
+    folder.mkdir()
+    (folder / adapters.CONFIG).write_bytes((source / adapters.CONFIG).read_bytes())
+    save_file(load_file(source / adapters.WEIGHTS), folder / adapters.WEIGHTS)
+    return folder
+
+
+def test_an_adapter_is_refused_by_other_weights_of_the_same_shapes(tuned, trained, tmp_path, caplog):
+    other, adapter = other_weights(trained, tmp_path / "other"), tuned.folder / "adapter"
+    argv = ["generate", "piano", "--model", str(other), "--adapter", str(adapter), "--out", str(tmp_path / "out")]
+    assert cli.main(argv) == 2
+    assert f"{adapter}: trained on other weights ({trained.export}, " in caplog.messages[-1]
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_an_adapter_of_before_is_merged_with_a_warning(tuned, trained, tmp_path, caplog):
+    old = without_base(tuned.folder / "adapter", tmp_path / "old")
+    merged = loading.load(trained.export, [str(old)]).model
+    assert f"{old}: does not say which weights it was trained on" in caplog.text
+    new = loading.load(trained.export, [str(tuned.folder / "adapter")]).model
+    assert all(torch.equal(merged[key], new[key]) for key in new)
+
+
+def test_a_run_whose_base_has_changed_is_neither_read_nor_resumed(folder, trained, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(trained.export, base)
+    arguments = [*argv(folder, trained, "optim.epochs=1"), f"continue_from={base}"]
+    with solver_in(tmp_path / "runs", *arguments) as solver:
+        solver.run()
+    shutil.rmtree(base)
+    other_weights(trained, base)
+    with pytest.raises(ValueError, match=r"checkpoint.th: trained on other weights"):
+        loading.load(solver.folder)
+    with pytest.raises(ValueError, match=r"checkpoint.th: trained on other weights"):
+        with solver_in(tmp_path / "runs", *arguments) as resumed:
+            resumed.run()
+
+
 def test_another_models_adapter_is_refused(tuned, tmp_path):
     with pytest.raises(ValueError, match="does not fit this model"):
-        loading.load(store.EMBEDDED, [str(tuned.folder)])
+        loading.load(store.EMBEDDED, [str(without_base(tuned.folder / "adapter", tmp_path / "old"))])
     with pytest.raises(FileNotFoundError, match="no adapter there"):
         loading.load(store.EMBEDDED, [str(tmp_path)])
 

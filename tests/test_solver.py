@@ -385,6 +385,19 @@ def test_latents_that_do_not_say_what_they_are_of_are_read_with_a_warning(folder
     assert f"cache.path={old} has no latents.json" in caplog.text
 
 
+@pytest.mark.parametrize("epochs", [1, 2], ids=["finished", "resumed"])
+def test_a_writer_whose_latents_were_removed_does_not_call_them_written(folder, tmp_path, epochs):
+    cache = tmp_path / "cache"
+    writer = argv(folder, "dataset.num_workers=0", f"cache.path={cache}", "cache.write=true")
+    with solver_in(tmp_path / "outputs", *writer) as solver:
+        solver.run()
+    shutil.rmtree(cache)
+    with solver_in(tmp_path / "outputs", *writer) as solver:
+        solver.cfg.optim.epochs = epochs
+        with pytest.raises(FileNotFoundError, match=rf"cache.path={cache} has lost latents.*epoch 1.*--clear"):
+            solver.run()
+
+
 def test_a_run_is_opened_without_its_cache(folder, latents, tmp_path):
     with solver_in(tmp_path, *argv(folder, f"cache.path={tmp_path / 'gone'}")) as solver:
         solver.restore()
@@ -428,7 +441,9 @@ BAD = {
     "rule": (["quality.rule=best"], "best.*official"),
     "noise range": (["quality.noise_range=[1,2]"], "quality.noise_range=.*of each level 1 to 5"),
     "unknown dropout": (["+condition_dropout.tempo=0.1"], "condition_dropout.tempo"),
-    "compiled shards": (["fsdp.use=true", "compile.train=default"], "fsdp.use=true is not compiled"),
+    "compiled shards": (["fsdp.use=true", "compile.generate=default"], "fsdp.use=true compiles each block, for all"),
+    "recorded shards": (["fsdp.use=true", "compile.train=reduce-overhead"], "'reduce-overhead' is unknown"),
+    "shards on the CPU": (["fsdp.use=true", "device=cpu"], "fsdp.use=true needs GPUs"),
     "compile mode": (["compile.generate=fast"], "compile mode 'fast' is unknown"),
     "best metric": (["checkpoint.best_metric=pmos"], "checkpoint.best_metric=pmos is not measured by evaluate.metrics"),
     "fuser": (["fuser.sum=[description]", "fuser.cross=[]"], "fuser.sum"),

@@ -9,16 +9,20 @@ from __future__ import annotations
 import json
 import math
 import typing as tp
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from ..utils.reading import JsonObject
+from ..utils.reading import JsonObject, warn_once
+from .fingerprint import fingerprint
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 FOLDER = "adapter"
 """Folder of a run's adapter inside the experiment's."""
+_BASE = "qamdt_base"
+"""Key of the weights' metadata that has `base_of` the model trained on; peft reads its config alone."""
 _PREFIX = "base_model.model."
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 _UNSUPPORTED = ("use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "layer_replication")
@@ -33,11 +37,15 @@ class Adapter:
         tensors: under peft's names without its prefix: `<layer>.lora_A.weight` [r, I], `<layer>.lora_B.weight` [O, r],
             and, under their own names, tensors that were trained in full.
         name: where it comes from, for messages.
+        base: `base_of` the weights that it was trained on; None = it does not say.
+        base_name: what those were called where it was trained, for messages.
     """
 
     scaling: float
     tensors: dict[str, Tensor]
     name: str = "adapter"
+    base: str | None = None
+    base_name: str | None = None
 
     def changes(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what this adapter adds to a model's weights, in float32, under the names of those that it changes.
@@ -67,6 +75,30 @@ class Adapter:
         return f"{layer}.weight", self.scaling * (up.float() @ value.float())  # [O, I]
 
 
+def base_of(weights: Mapping[str, Tensor]) -> str:
+    """Return the short name of weights by which an adapter knows what it was trained on."""
+    return fingerprint(value for _, value in sorted(weights.items()))
+
+
+def check_base(name: str, trained_on: str | None, called: str | None, base: str) -> None:
+    """Refuse weights that an adapter was not trained on; warn where it does not say which those are.
+
+    Args:
+        name: of the adapter, for messages.
+        trained_on, called: `Adapter.base` and `Adapter.base_name`.
+        base: `base_of` the weights that it is to be added to.
+    Raises:
+        ValueError: the adapter is one of other weights, whatever their shapes.
+    """
+    if trained_on is None:
+        warn_once(f"{name}: does not say which weights it was trained on; nothing tells whether they are these")
+    elif trained_on != base:
+        raise ValueError(
+            f"{name}: trained on other weights ({called or 'a model without a name'}, {trained_on}) than these "
+            f"({base}): name that model, or train an adapter for this one"
+        )
+
+
 def read(source: str | Path) -> Adapter:
     """Read an adapter's folder, or that of the training run or signature (`//sig/…`) that made it.
 
@@ -74,13 +106,14 @@ def read(source: str | Path) -> Adapter:
         FileNotFoundError: there is none.
         ValueError: it is damaged, or of a kind that cannot be merged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     folder = _locate(source)
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS)
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            base = (file.metadata() or {}).get(_BASE)
         scaling = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
         kind = config["peft_type"]
     except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError, SafetensorError) as error:
@@ -88,15 +121,16 @@ def read(source: str | Path) -> Adapter:
     used = [key for key in _UNSUPPORTED if config.get(key)]
     if kind != "LORA" or used:
         raise ValueError(f"{folder}: {', '.join(used) or kind} is not supported: merge that adapter with peft")
-    return Adapter(scaling, {key.removeprefix(_PREFIX): value for key, value in tensors.items()}, str(folder))
+    content = {key.removeprefix(_PREFIX): value for key, value in tensors.items()}
+    return Adapter(scaling, content, str(folder), base, config.get("base_model_name_or_path"))
 
 
-def write(folder: Path, config: JsonObject, tensors: dict[str, Tensor]) -> None:
+def write(folder: Path, config: JsonObject, tensors: dict[str, Tensor], base: str) -> None:
     """Write an adapter into a folder.
 
     Args:
         config: peft's, as plain data.
-        tensors: as in `Adapter`.
+        tensors, base: as in `Adapter`.
     """
     from safetensors.torch import save_file
 
@@ -105,7 +139,7 @@ def write(folder: Path, config: JsonObject, tensors: dict[str, Tensor]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     content = {f"{_PREFIX}{key}": value.detach().cpu().float().contiguous() for key, value in tensors.items()}
     with replacing(folder / WEIGHTS) as part:
-        save_file(content, part)
+        save_file(content, part, {_BASE: base})
     write_json(folder / CONFIG, config)
 
 
@@ -135,8 +169,9 @@ def merge(weights: dict[str, Tensor], *weighted: tuple[Adapter, float]) -> dict[
     Raises:
         ValueError: an adapter is one of another model.
     """
-    merged = dict(weights)
+    merged, base = dict(weights), base_of(weights)
     for adapter, weight in weighted:
+        check_base(adapter.name, adapter.base, adapter.base_name, base)
         for key, change in adapter.changes(weights).items():
             merged[key] = (merged[key].float() + weight * change).to(merged[key].dtype)
     return merged

@@ -12,6 +12,7 @@ from ..compat import prepare
 from ..utils.files import recover
 from . import adapters, config, hub, official, parts
 from .store import (
+    ADAPTER_BASE,
     CODEC_PROBE,
     CONFIG,
     QUALITY,
@@ -68,13 +69,16 @@ def _load(name: str | Path) -> TrainedModel:
         state.get("history", []),
         state.get(CODEC_PROBE),
     )
-    return _with_base(trained, str(path)) if OmegaConf.select(trained.cfg, "lora.use") else trained
+    if not OmegaConf.select(trained.cfg, "lora.use"):
+        return trained
+    return _with_base(trained, str(path), state.get(ADAPTER_BASE))
 
 
-def _with_base(trained: TrainedModel, name: str) -> TrainedModel:
+def _with_base(trained: TrainedModel, name: str, base: str | None) -> TrainedModel:
     """Return the whole model of a run that trained an adapter: that of `continue_from` with it."""
     cfg = trained.cfg.copy()
-    adapter = adapters.Adapter(cfg.lora.alpha / cfg.lora.rank, adapters.from_state(trained.model), name)
+    tensors = adapters.from_state(trained.model)
+    adapter = adapters.Adapter(cfg.lora.alpha / cfg.lora.rank, tensors, name, base, cfg.continue_from)
     weights = adapters.merge(_load(cfg.continue_from).model, (adapter, 1.0))
     cfg.lora.use, cfg.continue_from = False, None
     return replace(trained, cfg=cfg, model=weights)

@@ -28,6 +28,8 @@ EMBEDDED = Path(__file__).resolve().parent.parent / "pretrained"
 COMMAND = "`qamdt export`"
 _STATISTICS = "codec.statistics."
 CODEC_PROBE = "codec.probe"
+ADAPTER_BASE = "adapter_base"
+"""Key of a checkpoint that has `adapters.base_of` the weights that its adapter is trained on."""
 _MODEL = "model."
 _DTYPES = {
     torch.float64: "F64",

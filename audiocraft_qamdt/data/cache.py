@@ -142,9 +142,30 @@ def read_description(folder: Path) -> Description | None:
         return None
     content = read_json(path)
     try:
-        return Description(**content)
-    except TypeError as error:
-        raise ValueError(f"{path}: no description of cached latents: name another cache.path") from error
+        description = Description(**content)
+        _check_types(description)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: damaged or no description of cached latents ({error}): put the file back, or name another "
+            "cache.path"
+        ) from error
+    return description
+
+
+def _check_types(description: Description) -> None:
+    """Refuse what JSON can hold in the fields of a description and `LatentBatchWriter` does not write.
+
+    Raises:
+        TypeError, ValueError: saying which field.
+    """
+    for name in ("settings", "written_with", "codec"):
+        if not isinstance(getattr(description, name), dict):
+            raise TypeError(f"{name} is no object")
+    updates = description.written_with.get(UPDATES)
+    if type(updates) is not int or updates < 1:
+        raise TypeError(f"written_with has no number of {UPDATES}")
+    if torch.tensor(description.probe, dtype=torch.float64).dim() != 3:
+        raise TypeError("probe is no list [C][T][F] of numbers")
 
 
 def check_same(folder: Path, there: dict[str, tp.Any], here: dict[str, tp.Any]) -> None:
@@ -165,6 +186,15 @@ def _epochs(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal() and path.is_dir())
 
 
+def _complete_epochs(folder: Path) -> list[int]:
+    """Return the epochs whose last batch is there; all of a cache that does not say how many batches they have."""
+    written, description = _epochs(folder), read_description(folder)
+    if description is None:
+        return written
+    last = description.written_with[UPDATES] - 1  # batches are written in their order
+    return [epoch for epoch in written if CachedBatchWriter._get_zip_path(folder, epoch, last).exists()]
+
+
 # ---- writing
 
 
@@ -181,9 +211,10 @@ class LatentBatchWriter(CachedBatchWriter):
     def __init__(self, cache_folder: Path, shard: tuple[int, int] = (0, 1)) -> None:
         super().__init__(cache_folder)
         self.shard = shard
-        if not 0 <= shard[0] < shard[1]:
+        if not all(type(number) is int for number in shard) or not 0 <= shard[0] < shard[1]:
             raise ValueError(
-                f"cache.write_shard={shard[0]} with cache.write_num_shards={shard[1]}: give 0 to {shard[1] - 1}"
+                f"cache.write_shard={shard[0]} with cache.write_num_shards={shard[1]}: give the number of writers, and "
+                "of this one, from 0"
             )
 
     @contextlib.contextmanager
@@ -233,6 +264,20 @@ class LatentBatchWriter(CachedBatchWriter):
             )
         write_json(self.cache_folder / DESCRIPTION, asdict(description))
 
+    def check_written(self, epoch: int) -> None:
+        """See that this process's epochs before `epoch` are there: a run that has trained them writes them no more.
+
+        Raises:
+            FileNotFoundError: naming the first that is not, somebody has removed it.
+        """
+        first, shards = self.shard
+        missing = set(range(first + 1, epoch, shards)) - set(_complete_epochs(self.cache_folder))
+        if missing:
+            raise FileNotFoundError(
+                f"cache.path={self.cache_folder} has lost latents that this run wrote (epoch {min(missing)}), and it "
+                "does not write them twice: put the folder back, or start the run anew with `dora run --clear ...`"
+            )
+
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
         remove_dead_parts(self._zip_path.parent)
@@ -266,19 +311,12 @@ class LatentBatchLoader(CachedBatchLoader):
         Raises:
             FileNotFoundError: no epoch is complete.
         """
-        written = self._complete_epochs()
+        written = _complete_epochs(self.cache_folder)
         if not written:
             raise FileNotFoundError(
                 f"cache.path={self.cache_folder} holds no complete epoch of latents: write them with cache.write=true"
             )
         super().start_epoch(written[(epoch - 1) % len(written)])
-
-    def _complete_epochs(self) -> list[int]:
-        written, description = _epochs(self.cache_folder), read_description(self.cache_folder)
-        if description is None:
-            return written
-        last = description.written_with[UPDATES] - 1  # batches are written in their order
-        return [epoch for epoch in written if CachedBatchWriter._get_zip_path(self.cache_folder, epoch, last).exists()]
 
     def _load_one(self, index: int) -> tuple[Tensor, list[QualityMusicInfo]] | None:
         path = self._zip_path(index)

@@ -44,7 +44,8 @@ def check_sampling(schedule: Schedule, sampler: str, steps: int, eta: float) -> 
     if not 1 <= steps <= schedule.num_steps:
         raise ValueError(f"steps={steps}: sampling takes between 1 and {schedule.num_steps} steps")
     check_eta(eta, sampler)
-    _check_sampler(sampler, schedule)
+    if sampler != FEW_STEPS:
+        _check_sampler(sampler, schedule)
 
 
 def _check_sampler(sampler: str, schedule: Schedule) -> None:

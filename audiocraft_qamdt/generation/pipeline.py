@@ -143,10 +143,7 @@ class Pipeline:
         known: Known | None = None,
     ) -> Candidates:
         """Generate all candidates of clips, and score them; arguments as in `generate_from`."""
-        if self.distilled is not None:
-            self.distilled.check(params)
-        # their weights may be missing: fail before the work, not after it
-        scorers = load_scorers(params, str(self.device), self.load_scorer)
+        scorers = self.check(params)
         layout = self.layout(params)
         texts = [item.text["description"] or "" for item in attributes]
         candidates = []
@@ -161,16 +158,20 @@ class Pipeline:
                 candidates.append(self._sample(denoise, chosen, layout, params, report, known))
         return choose(candidates, self.sample_rate, texts, scorers)
 
-    def check(self, params: GenerationParams) -> None:
+    def check(self, params: GenerationParams) -> dict[str, Scorer]:
         """Refuse settings that this model cannot follow, before any work.
 
+        Returns:
+            What chooses among candidates, see `load_scorers`.
         Raises:
             ValueError: naming the setting.
             RuntimeError: what chooses among candidates cannot be loaded.
         """
+        if self.distilled is not None:
+            self.distilled.check(params)
         self.layout(params)
         check_sampling(self.schedule, params.sampler, params.steps, params.used_eta)
-        load_scorers(params, str(self.device), self.load_scorer)
+        return load_scorers(params, str(self.device), self.load_scorer)
 
     def layout(self, params: GenerationParams) -> Layout:
         """Divide a clip into frames and windows.

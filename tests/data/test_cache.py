@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -125,7 +126,7 @@ def test_a_damaged_batch_and_an_impossible_share_are_named(tmp_path, infos):
     batch.write_bytes(batch.read_bytes()[:100])
     with pytest.raises(ValueError, match="00001/000001.zip: damaged"):
         read(tmp_path, 1)
-    with pytest.raises(ValueError, match="cache.write_shard=2 with cache.write_num_shards=2: give 0 to 1"):
+    with pytest.raises(ValueError, match="cache.write_shard=2 with cache.write_num_shards=2"):
         LatentBatchWriter(tmp_path, (2, 2))
 
 
@@ -146,3 +147,29 @@ def test_data_are_told_apart_by_content_and_not_by_folder(tmp_path):
     assert [key for key, value in cache.data_settings(first, kept).items() if value != known[key]] == [
         "quality.json of datasource.train"
     ]
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("settings", []),
+        ("written_with", {}),
+        ("written_with", {cache.UPDATES: "two"}),
+        ("codec", "mdct"),
+        ("probe", [["a"]]),
+        ("probe", [[[1.0], [1.0, 2.0]]]),
+        ("probe", 0.5),
+    ],
+)
+def test_a_damaged_description_is_refused_in_one_line(tmp_path, infos, field, value):
+    write(tmp_path, infos, 1)
+    path = tmp_path / cache.DESCRIPTION
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(ValueError, match="latents.json: damaged or no description of cached latents"):
+        cache.read_description(tmp_path)
+
+
+@pytest.mark.parametrize("shard", [("a", 2), (0, "b"), (0, None), (2, 2), (True, 2)])
+def test_a_shard_that_is_none_is_refused(tmp_path, shard):
+    with pytest.raises(ValueError, match="cache.write_shard=.* with cache.write_num_shards="):
+        LatentBatchWriter(tmp_path, shard)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from audiocraft_qamdt.models.compiling import CUDA_GRAPHS, compiled
+from audiocraft_qamdt.models.compiling import CUDA_GRAPHS, compile_blocks, compiled
+from audiocraft_qamdt.models.layers import Block
 
 from .test_mdt import close, half_mask, inputs, tiny
 
@@ -69,3 +73,36 @@ def test_compiled_predictions_are_the_networks_and_stay(mode):
         model.final_layer.linear.weight.mul_(2)  # as a trainer or an average does
     close(network(**conditions, context=context), model(**conditions, context=context))
     assert (mode in CUDA_GRAPHS) == (mode == "reduce-overhead")
+
+
+def test_blocks_are_compiled_in_place_under_their_own_names():
+    model, counter = tiny(depth=3), CompileCounter()
+    names = list(model.state_dict())
+    conditions = inputs(model)
+    with torch.no_grad():
+        expected = model(**conditions)
+        compile_blocks(model, Block, "default", backend=counter)
+        close(model(**conditions), expected)
+    assert list(model.state_dict()) == names
+    assert 1 <= counter.frame_count < 3, "blocks of the same shape share what is compiled"
+
+
+@pytest.mark.parametrize(
+    "kind, mode, message", [(Block, "reduce-overhead", "is unknown"), (torch.nn.GRU, "default", "none")]
+)
+def test_blocks_that_cannot_be_compiled_are_refused(kind, mode, message):
+    with pytest.raises(ValueError, match=message):
+        compile_blocks(tiny(), kind, mode)
+
+
+@pytest.mark.slow
+def test_two_processes_train_compiled_shards_to_the_same_losses_and_resume(tmp_path):
+    """On the CPU through gloo: without compilation, with it, and each resumed in the middle."""
+    command = [sys.executable, "-m", "tests.helpers.sharding", str(tmp_path)]
+    subprocess.run(command, check=True, timeout=600, capture_output=True, cwd=Path(__file__).parents[2])
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    assert found["keys"] == found["own"]
+    plain = found["losses"].pop("plain")
+    assert plain[0] != plain[-1]
+    for name, losses in found["losses"].items():
+        assert losses == pytest.approx(plain, rel=1e-5), name
