@@ -251,6 +251,18 @@ def test_what_comes_from_the_model_cannot_be_overridden(folder, trained, tmp_pat
             pass
 
 
+def test_memory_without_activations_is_what_the_manual_calculates(tuned):
+    """Of the adapter weights, gradients, two moments and a moving average; of the rest the weights alone."""
+    adapter = sum(parameter.numel() for parameter in tuned.model.parameters() if parameter.requires_grad)
+    moments = [value for state in tuned.optimizer.state.values() for value in state.values() if value.dim() > 0]
+    assert sum(value.numel() for value in moments) == 2 * adapter
+    average = tuned.ema.state_dict()["state"]["model"]
+    parameters = [average[name] for name, _ in tuned.trained.named_parameters()]
+    assert sum(value.numel() for value in parameters) == adapter
+    assert average.keys() == tuned.trained.state_dict().keys()
+    assert all(value.dtype == torch.float32 for value in (*moments, *parameters))
+
+
 def test_levels_stay_those_of_the_model(tuned, trained):
     assert tuned.quality_statistics == loading.load(trained.export).quality_statistics
 

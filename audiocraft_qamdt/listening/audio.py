@@ -80,7 +80,8 @@ def match_loudness(files: Iterable[Path]) -> tuple[float, dict[Path, float]]:
     Raises:
         ValueError: naming the file, when it cannot be decoded or written, holds NaN or is too short.
     """
-    measured, most = {}, {}
+    measured: dict[Path, float] = {}
+    most: dict[Path, float] = {}
     for path in tqdm(list(files), "loudness", unit="clip"):
         measured[path], peak = _measure(path)
         if math.isnan(measured[path]):

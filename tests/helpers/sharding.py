@@ -79,4 +79,4 @@ def run(rank: int, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    multiprocessing.spawn(run, (sys.argv[1],), RANKS)
+    multiprocessing.start_processes(run, (sys.argv[1],), RANKS, start_method="fork")  # imports PyTorch once
