@@ -101,6 +101,24 @@ def text_attributes(
     return item
 
 
+def curve_of(item: ConditioningAttributes) -> list[float] | None:
+    """Return the levels along a clip that an item asks for; None = one level throughout, or unknown quality."""
+    curve = item.text[f"{QUALITY}_frame"]
+    return curve if isinstance(curve, list) else None
+
+
+def at_level(item: ConditioningAttributes, level: int, word: str | None, prefix: bool) -> ConditioningAttributes:
+    """Attributes of an item that asks for levels along a clip, at one level throughout; others stay as they are.
+
+    Args:
+        word: prefix word of this level; None = no word.
+        prefix: whether `item` has a quality prefix before its description.
+    """
+    if curve_of(item) is None:
+        return item
+    return text_attributes(_own_text(item), level, prefix, word)
+
+
 def _null_levels(item: ConditioningAttributes, null_level: float) -> JsonObject:
     # A curve stays one: branches are stacked, and a shorter one would be filled up with unknown.
     curves = {name: item.text.get(name) for name in level_names()}

@@ -29,6 +29,7 @@ def guided(
     text: Conditions | None = None,
     num_steps: int = 1000,
     weights: Tensor | None = None,
+    shares: Tensor | None = None,
 ) -> Denoise:
     """Return the function that a sampler integrates, once: all branches in one batch, combined.
 
@@ -39,6 +40,8 @@ def guided(
         text: conditions of the third branch, with the text and without quality, where `guidance.separate`.
         num_steps: length of the noise schedule, which `guidance_interval` is a share of.
         weights: of text and quality for each item [B, 2], in place of those of `guidance`.
+        shares: of the frames that each of K conditional branches makes [K, B, T], adding up to 1; `conditional` is then
+            for K batches, one after the other (regions as in MultiDiffusion, arXiv 2302.08113). None = one branch.
     Raises:
         ValueError: the weights differ and `text` is missing.
     """
@@ -47,8 +50,9 @@ def guided(
     separate = guidance.separate or weights is not None
     none = guidance.guidance_scale == 1 and not separate
     alone = prepare(conditional) if none or not everywhere else {}
+    parts = 1 if shares is None else len(shares)
     if none:
-        return lambda x, t: predict(x, t, **alone)
+        return lambda x, t: joined(_at_once(predict, x, t, parts, alone), shares)
     branches = [unconditional, conditional]
     if separate:
         if text is None:
@@ -60,11 +64,25 @@ def guided(
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         # Reading t makes the host wait: only where an interval is set.
         if not everywhere and not guidance.covers(float(t[0]) / num_steps):
-            return predict(x, t, **alone)
-        count = len(branches)
-        return combine(predict(torch.cat([x] * count), torch.cat([t] * count), **together).chunk(count))
+            return joined(_at_once(predict, x, t, parts, alone), shares)
+        others = len(branches) - 1
+        predictions = _at_once(predict, x, t, others + parts, together)
+        return combine([*predictions[:others], joined(predictions[others:], shares)])
 
     return denoise
+
+
+def _at_once(predict: Predict, x: Tensor, t: Tensor, count: int, conditions: Conditions) -> tuple[Tensor, ...]:
+    """Predictions of `count` branches, whose conditions follow one another, as one batch."""
+    return predict(torch.cat([x] * count), torch.cat([t] * count), **conditions).chunk(count)
+
+
+def joined(predictions: tp.Sequence[Tensor], shares: Tensor | None) -> Tensor:
+    """Join the predictions [B, C, T, F] of K branches by their shares [K, B, T] of each frame; None = K is 1."""
+    if shares is None:
+        (only,) = predictions
+        return only
+    return (torch.stack(tuple(predictions)) * shares[:, :, None, :, None]).sum(0)
 
 
 def _as_they_are(conditions: Conditions) -> Conditions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import typing as tp
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +15,7 @@ from torch import Tensor
 from audiocraft_qamdt.utils import prepared
 
 from ..clap.scorer import ClapScorer, Scorer
-from ..conditioning.attributes import null_attributes, text_attributes
+from ..conditioning.attributes import at_level, curve_of, null_attributes, text_attributes
 from ..conditioning.model import QAMDTModel, window_conditions
 from ..data.attributes import QUALITY
 from ..diffusion.guidance import Conditions, guided
@@ -25,6 +26,7 @@ from ..diffusion.settings import Guidance
 from ..diffusion.windows import plan_windows, windowed
 from ..latents.chunks import decode_long
 from ..latents.codec import LatentCodec
+from ..models.backbone import resample_levels
 from ..models.compiling import compiled
 from ..quality.levels import LevelRule, prefixed
 from ..utils.randomness import keyed_seed, noise_like_items, step_noise_like_items
@@ -235,10 +237,39 @@ class Pipeline:
         encode = self.model.encode_conditions
         if layout.long:
             encode = functools.partial(self.model.encode_long, frames=layout.frames)
+        shares, conditional = self._along(attributes, layout)
         if self.distilled is not None:
-            weights = torch.tensor([self.distilled.weights(params)] * len(attributes), device=self.device)  # [B, 2]
-            return {"conditional": {**encode(attributes), "guidance": weights}, "unconditional": {}}
-        return {name: encode(items) for name, items in self._branches(attributes, params).items()}
+            weights = torch.tensor([self.distilled.weights(params)] * len(conditional), device=self.device)  # [B, 2]
+            found = {"conditional": {**encode(conditional), "guidance": weights}, "unconditional": {}}
+        else:
+            items = {**self._branches(attributes, params), "conditional": conditional}
+            found = {name: encode(those) for name, those in items.items()}
+        return found if shares is None else {**found, "shares": shares}
+
+    def _along(
+        self, attributes: list[ConditioningAttributes], layout: Layout
+    ) -> tuple[Tensor | None, list[ConditioningAttributes]]:
+        """Divide clips whose level changes among branches of one level each, where the network takes none along a clip.
+
+        Returns:
+            The branches' shares of the frames [K, B, T] and their attributes, K batches; None where one will do.
+        """
+        curves = [curve_of(item) for item in attributes]
+        asked = [level for curve in curves if curve is not None for level in curve]
+        if not asked or layout.long or "frame" in self.model.backbone.quality:
+            return None, attributes
+        levels = list(range(math.floor(min(asked)), math.ceil(max(asked)) + 1))
+        held = [[float(levels[0])] if curve is None else curve for curve in curves]  # any level: all branches are alike
+        length = max(map(len, held))
+        rows = torch.tensor([curve + curve[-1:] * (length - len(curve)) for curve in held], device=self.device)
+        along = resample_levels(rows, layout.frames)  # [B, T]
+        shares = torch.stack([(1 - (along - level).abs()).clamp(min=0) for level in levels])
+        words = [None if self.rule is None else self.rule.level_word(level) for level in levels]
+        return shares, [
+            at_level(item, level, word if self.text_prefix else None, self._has_prefix(item))
+            for level, word in zip(levels, words, strict=True)
+            for item in attributes
+        ]
 
     def _branches(
         self, attributes: list[ConditioningAttributes], params: GenerationParams

@@ -250,6 +250,44 @@ def test_null_curves_are_as_long_as_their_curves(model):
     assert null == [3.0] * len(asked.text["quality_frame"])
 
 
+@pytest.fixture
+def by_clip() -> QAMDT:
+    """A model whose network takes one level for a whole clip: the one in the package."""
+    model = QAMDT.get_pretrained()
+    assert model.model.backbone.quality == ("clip",)
+    model.set_generation_params(steps=4, duration=1.0)
+    return model
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"quality_scale": None}, {"quality_scale": None, "guidance_scale": 1.0}, {"quality_scale": 2.0}],
+)
+def test_a_network_without_curves_predicts_each_part_at_its_own_level(by_clip, params):
+    model = by_clip
+    model.set_generation_params(**params)
+    layout = model.layout(model.params)
+    latents = torch.randn(1, model.codec.latent_channels, layout.frames, model.codec.latent_bins)
+
+    def denoised(quality):
+        branches = model.branches([model.request("piano", quality)], layout, model.params)
+        return model.denoiser(branches, layout, model.params)(latents, torch.tensor([500]))
+
+    rising, low, high = denoised([(0.4, 2), (0.6, 4)]), denoised(2), denoised(4)
+    quarter = layout.frames // 4
+    assert torch.allclose(rising[:, :, :quarter], low[:, :, :quarter], atol=1e-5)
+    assert torch.allclose(rising[:, :, -quarter:], high[:, :, -quarter:], atol=1e-5)
+    assert not torch.allclose(low, high, atol=1e-3)
+    assert torch.allclose(denoised([(0.0, 2), (1.0, 2)]), low, atol=1e-5)
+
+
+def test_clips_of_one_level_stay_as_they_are_beside_a_curve(by_clip):
+    model = by_clip
+    steady = model.request("piano", 3)
+    beside = model.generate_from([steady, model.request("drums", [(0.0, 1), (1.0, 5)])], [1, 2], model.params)
+    assert torch.allclose(beside[:1], model.generate_from([steady], [1], model.params), atol=1e-4)
+
+
 # ---- continuation and inpainting
 
 
