@@ -223,7 +223,8 @@ def test_an_adapter_of_before_is_merged_with_a_warning(tuned, trained, tmp_path,
     assert all(torch.equal(merged[key], new[key]) for key in new)
 
 
-def test_a_run_whose_base_has_changed_is_neither_read_nor_resumed(folder, trained, tmp_path):
+def test_a_run_whose_base_has_changed_is_neither_read_nor_resumed(folder, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(main.dora, "dir", main.dora.dir)  # `solver_in` sets it, and `tuned.folder` depends on it
     base = tmp_path / "base"
     shutil.copytree(trained.export, base)
     arguments = [*argv(folder, trained, "optim.epochs=1"), f"continue_from={base}"]
