@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
-import logging
 import typing as tp
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
@@ -15,31 +13,27 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from audiocraft_qamdt.utils import prepared
 
-from .checkpoints import loading, store
 from .checkpoints.store import load_safely
 from .clap.scorer import ClapScorer
 from .conditioning.conditioners import QualityConditioner, T5StatesConditioner, WordsConditioner
 from .conditioning.fuser import ModelFuser
-from .conditioning.lora import LoraSettings, TrainedPart, add_lora
 from .conditioning.model import QAMDTModel
-from .data.dataset import QualityMusicDataset
-from .data.manifest import read_manifest
-from .diffusion.objective import DiffusionObjective, Schedule, make_schedule
+from .diffusion.objective import DiffusionObjective, make_schedule
 from .latents.codec import LatentCodec
 from .models.backbone import Backbone
 from .models.mdt import MaskedDiffusionTransformer
 from .quality.levels import STATISTICS_FILE, LevelRule, QualityStatistics, level_rule
-from .quality.noise_range import KEY as NOISE_RANGE
-from .quality.noise_range import MEASURED, NoiseRange, checked_timesteps
-from .utils.patching import replaced
-from .utils.reading import JsonObject, read_json
+from .utils.reading import JsonObject
 
-from audiocraft.data import music_dataset
 from audiocraft.models import builders as audiocraft_builders
 from audiocraft.modules.conditioners import BaseConditioner, ConditioningProvider
-from audiocraft.utils.utils import dict_from_config, get_dataset_from_loader
+from audiocraft.utils.utils import dict_from_config
 
-logger = logging.getLogger(__name__)
+if tp.TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .latents.compression import SpectralVAECompressionModel
+
 
 Range = tuple[float, float]
 """The least and the largest value."""
@@ -194,8 +188,8 @@ def _codec_from_checkpoint(checkpoint: str) -> LatentCodec:
     return model.codec
 
 
-def get_trainable_codec(cfg: DictConfig) -> tp.Any:
-    """`SpectralVAE` for AudioCraft's compression solver, of the config's section `spectral_vae`."""
+def get_trainable_codec(cfg: DictConfig) -> SpectralVAECompressionModel:
+    """Return `SpectralVAE` for AudioCraft's compression solver, of the config's section `spectral_vae`."""
     from .latents.compression import SpectralVAECompressionModel
     from .latents.spectral_vae import SpectralVAE, SpectralVAECodec, SpectralVAESizes
 
@@ -326,11 +320,18 @@ _OF_ANY_NETWORK = ("context_dim", "unknown_level", "checkpointing", "pooled_text
 """Keys of `mdt` that hold for the U-Net, too."""
 
 
-def _transformer(cfg: DictConfig, **shape: tp.Any) -> Backbone:
+class _Shape(tp.TypedDict):
+    latent_channels: int
+    latent_bins: int
+    latent_frames: int
+    quality: tuple[str, ...]
+
+
+def _transformer(cfg: DictConfig, **shape: Unpack[_Shape]) -> Backbone:
     return MaskedDiffusionTransformer(**shape, **dict_from_config(cfg.mdt))
 
 
-def _unet(cfg: DictConfig, **shape: tp.Any) -> Backbone:
+def _unet(cfg: DictConfig, **shape: Unpack[_Shape]) -> Backbone:
     from .models.unet import UNet  # diffusers' U-Net: seconds to import
 
     shared = {key: cfg.mdt[key] for key in _OF_ANY_NETWORK if key in cfg.mdt}  # models trained before lack some
@@ -363,118 +364,6 @@ def get_model(cfg: DictConfig, codec: LatentCodec) -> QAMDTModel:
     backbone = get_backbone(cfg, codec)
     provider = get_conditioner_provider(cfg.mdt.context_dim, cfg)
     return QAMDTModel(backbone, provider, get_fuser(cfg.fuser)).to(cfg.device)
-
-
-# ---- adapters
-
-_OF_BASE = (
-    "sample_rate",
-    "channels",
-    "backbone",
-    "mdt",
-    "unet",
-    "latents",
-    "diffusion",
-    "conditioners",
-    "fuser",
-    "quality",
-)
-"""Config keys that an adapter's run takes from the model that it is for: what its weights mean depends on them."""
-_OF_BASE_UNLESS_GIVEN = ("masking", "classifier_free_guidance", "condition_dropout", "mdt.checkpointing")
-
-
-def adopt_base(cfg: DictConfig, xp_cfg: DictConfig, given: tp.Sequence[str]) -> store.TrainedModel:
-    """Read the model of `continue_from` (null = the package's) and give its keys to the config of a recipe on it.
-
-    Args:
-        cfg: the solver's.
-        xp_cfg: the experiment's, which samples and checkpoints read: another object under `dora run`.
-        given: overrides of the command line.
-    Raises:
-        ValueError: naming an override of a key that comes from the model, or a model that has guidance inside.
-    """
-    recipe = recipe_from_base(cfg)
-    name = (cfg.continue_from or str(store.EMBEDDED)).removeprefix("//pretrained/")
-    base = loading.load(name)
-    chosen = [override.lstrip("+~").partition("=")[0] for override in given]
-    for key in chosen:
-        unless_given = _is_in(key, _OF_BASE_UNLESS_GIVEN)
-        if not unless_given and (_is_in(key, _OF_BASE) or key in ("model", "conditioner", "qamdt")):
-            raise ValueError(f"{key}=: with {recipe} it comes from the model ({name}): drop that override")
-    _check_steps(cfg, base.cfg, f"continue_from={name}", recipe)
-    for each in (cfg, xp_cfg):
-        _adopt(each, base, chosen)
-        each.mdt.guidance_inputs = cfg.distill.use
-        each.continue_from = str(Path(name).resolve()) if Path(name).exists() else name
-    return base
-
-
-def _check_steps(cfg: DictConfig, base: DictConfig, source: str, recipe: str) -> None:
-    """Refuse a model of few steps where one of more is needed: as a teacher, it can only take its own."""
-    if not OmegaConf.select(base, "distill.use"):
-        return
-    needed = cfg.distill.steps * cfg.distill.teacher_steps
-    if not cfg.distill.use:
-        raise ValueError(f"{source} was made for few steps, and {recipe} needs a model of many: give its teacher")
-    if base.distill.steps != needed:
-        raise ValueError(
-            f"{source} takes {base.distill.steps} steps, but distill.steps={cfg.distill.steps} times "
-            f"distill.teacher_steps={cfg.distill.teacher_steps} are {needed}: set them so that their product is "
-            f"{base.distill.steps}, or give its teacher"
-        )
-
-
-def recipe_from_base(cfg: DictConfig) -> str:
-    """Return what is typed for the recipe of a config that starts from a whole model."""
-    return "solver=qamdt/distill" if cfg.distill.use else "solver=qamdt/lora"
-
-
-def _adopt(cfg: DictConfig, base: store.TrainedModel, chosen: tp.Sequence[str]) -> None:
-    own = {key: OmegaConf.select(cfg, key) for key in chosen if _is_in(key, _OF_BASE_UNLESS_GIVEN)}
-    with open_dict(cfg):
-        for key in (*_OF_BASE, *_OF_BASE_UNLESS_GIVEN[:-1]):
-            if key in base.cfg:
-                is_section = isinstance(base.cfg[key], DictConfig)
-                cfg[key] = OmegaConf.merge(cfg[key], base.cfg[key]) if is_section else base.cfg[key]
-        for key, value in own.items():
-            OmegaConf.update(cfg, key, value)
-        if cfg.dataset.segment_duration is None:
-            cfg.dataset.segment_duration = base.cfg.dataset.segment_duration
-        if base.quality_statistics:  # levels mean what they meant to the model, whatever the new tracks are like
-            cfg.quality.statistics = base.quality_statistics
-
-
-def _is_in(key: str, sections: tp.Sequence[str]) -> bool:
-    return any(key == section or key.startswith(f"{section}.") for section in sections)
-
-
-def get_lora(model: QAMDTModel, cfg: DictConfig) -> tuple[TrainedPart, JsonObject]:
-    """Freeze a model and give it the adapter of a `lora` config; see `add_lora`."""
-    options = dict_from_config(cfg.lora)
-    options.pop("use")
-    return add_lora(model, LoraSettings(**{**options, "targets": tuple(options["targets"])}), cfg.continue_from)
-
-
-# ---- optimisation
-
-
-def get_optimizer(model: torch.nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
-    """Return AudioCraft's optimiser of an `optim` config; Adam and AdamW in one kernel where the device has it.
-
-    Add `optim.adam.fused=false` to switch that off.
-    """
-    from audiocraft.solvers import builders as audiocraft_solver_builders  # with all metrics: not to generate
-
-    device = next(model.parameters()).device.type
-    if cfg.optimizer in ("adam", "adamw") and device in ("cpu", "cuda"):
-        cfg = cfg.copy()
-        with open_dict(cfg):
-            cfg.adam = {"fused": True, **cfg.adam}
-    groups = audiocraft_solver_builders.get_optim_parameter_groups(model)
-    # PyTorch switches its compiler off around this method, and imports it for that: a second, and nothing is compiled
-    add_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
-    with replaced(torch.optim.Optimizer, "add_param_group", add_group):
-        return audiocraft_solver_builders.get_optimizer(groups, cfg)
 
 
 # ---- diffusion
@@ -514,85 +403,22 @@ def get_clap(name: str, device: str) -> ClapScorer:
 # ---- data and quality
 
 
-def get_audio_datasets(cfg: DictConfig) -> dict[str, torch.utils.data.DataLoader]:
-    """Return AudioCraft's loaders over `QualityMusicDataset`.
-
-    Raises:
-        FileNotFoundError, ValueError: a manifest that is missing or empty, named with its config key.
-    """
-    from audiocraft.solvers import builders as audiocraft_solver_builders
-
-    for split in SPLITS:
-        path = cfg.datasource.get(split)
-        if path is None and split in ("train", "valid") and cfg.execute_only is None:
-            raise ValueError(
-                f"datasource.{split} is not set: name a folder with a manifest (`qamdt manifest FOLDER`), "
-                "or choose a dset"
-            )
-        if path is not None and cfg.execute_only in (None, split):
-            try:
-                read_manifest(path)
-            except (FileNotFoundError, ValueError) as error:
-                raise type(error)(f"datasource.{split}: {error}") from error
-    # AudioCraft picks the class from a closed enumeration: its MUSIC entry is looked up by name at call time.
-    with replaced(music_dataset, "MusicDataset", QualityMusicDataset):
-        loaders = audiocraft_solver_builders.get_audio_datasets(cfg, audiocraft_solver_builders.DatasetType.MUSIC)
-    for split, loader in loaders.items():
-        logger.info("Data split %s: %d tracks", split, len(get_dataset_from_loader(loader).meta))
-    return loaders
-
-
 def get_quality_statistics(cfg: DictConfig) -> QualityStatistics | None:
     """Load the statistics that give levels: `quality.statistics`, else quality.json beside the training manifest."""
     chosen = cfg.quality.statistics
     if chosen is not None and not isinstance(chosen, str):
         return QualityStatistics.from_dict(dict_from_config(chosen), "quality.statistics")
-    path = _statistics_file(cfg)
+    path = statistics_file(cfg)
     return QualityStatistics.load(path) if path is not None else None
 
 
-def _statistics_file(cfg: DictConfig) -> Path | None:
+def statistics_file(cfg: DictConfig) -> Path | None:
     """Return the file of `quality.statistics`, else quality.json beside the training manifest where there is one."""
     chosen, train = cfg.quality.statistics, cfg.datasource.get("train")
     if isinstance(chosen, str):
         return Path(chosen) / STATISTICS_FILE if Path(chosen).is_dir() else Path(chosen)
     beside = Path(train) / STATISTICS_FILE if train else None
     return beside if beside is not None and beside.exists() else None
-
-
-def get_lowest_timesteps(cfg: DictConfig, schedule: Schedule) -> list[float] | None:
-    """Return the timestep from which on each level, 0 (unknown) to 5, teaches; None = all at all timesteps.
-
-    What is unknown teaches where the worst level does.
-
-    Raises:
-        ValueError: a `quality.noise_range` that is none, or was not measured for this recipe and data.
-    """
-    chosen = cfg.quality.get(NOISE_RANGE)  # recipes of models trained before do without this key
-    if chosen is None:
-        return None
-    path = _statistics_file(cfg)
-    if path is None:
-        raise ValueError("quality.noise_range needs quality.json beside the training manifest: run `qamdt annotate`")
-    if chosen == MEASURED:
-        lowest = [schedule.timestep_at(ratio) if ratio else 0.0 for ratio in _measured(cfg, path).lowest]
-    else:
-        lowest = checked_timesteps(chosen, schedule.num_steps)
-    return [max(lowest), *lowest]
-
-
-def _measured(cfg: DictConfig, path: Path) -> NoiseRange:
-    found = NoiseRange.from_dict(read_json(path).get(NOISE_RANGE), path)
-    for key, used, measured in (
-        ("latents.codec", cfg.latents.codec, found.codec),
-        ("quality.rule", cfg.quality.rule, found.rule),
-    ):
-        if used != measured:
-            raise ValueError(
-                f"{key}={used}, but the noise range in {path} was measured with {measured}: run "
-                "`qamdt noise-range` with this recipe"
-            )
-    return found
 
 
 def get_level_rule(cfg: DictConfig, statistics: QualityStatistics | None) -> LevelRule | None:

@@ -25,6 +25,7 @@ FLOORS = [
     {"conditioning"},
     {"builders"},
     {"generation", "metrics", "captions"},
+    {"training"},
     {"solver", "generate"},
     {"distillation"},
     {"register"},
@@ -52,7 +53,15 @@ SEES_CFG = {
     "checkpoints.parts",
     "distillation",
 }
-SEES_CFG |= {"generation.qamdt", "generation.config", "generation.export", "sweeps.flops"}
+SEES_CFG |= {
+    "training.restoring",
+    "training.base_model",
+    "training.setup",
+    "generation.qamdt",
+    "generation.config",
+    "generation.export",
+    "sweeps.flops",
+}
 
 
 def modules() -> dict[str, ast.Module]:

@@ -70,10 +70,10 @@ def test_an_optimiser_is_made_without_pytorchs_compiler():
     code = """
 import sys, torch
 from omegaconf import OmegaConf
-from audiocraft_qamdt import builders
+from audiocraft_qamdt.training import setup
 method = torch.optim.Optimizer.add_param_group
 cfg = OmegaConf.create({"optimizer": "adamw", "lr": 1e-3, "adam": {"betas": [0.9, 0.95], "weight_decay": 0.1}})
-optimizer = builders.get_optimizer(torch.nn.Linear(3, 2), cfg)
+optimizer = setup.get_optimizer(torch.nn.Linear(3, 2), cfg)
 assert "torch._dynamo" not in sys.modules and torch.optim.Optimizer.add_param_group is method
 assert [len(group["params"]) for group in optimizer.param_groups] == [2]
 """

@@ -27,7 +27,7 @@ HOPELESS = 8  # tracks that fail one after the other, after all attempts: the en
 
 @dataclass
 class Track:
-    """A track on its way through the stages.
+    """A track between the stages.
 
     Args:
         path: the audio file.
@@ -105,7 +105,7 @@ class Refiner:
 
     @property
     def cost(self) -> float:
-        """Dollars spent so far."""
+        """Return the dollars spent so far."""
         models = (self.captioner, getattr(self.rewriter, "model", None))
         endpoints = (getattr(model, "endpoint", None) for model in models)
         return sum(endpoint.cost for endpoint in endpoints if endpoint is not None)
@@ -273,7 +273,7 @@ class Refiner:
     # ---- all of them
 
     def run(self, tracks: Sequence[Track]) -> None:
-        """All stages over a batch of tracks; one that fails has its `failure` and goes no further."""
+        """Run all stages over a batch of tracks; one that fails has its `failure` and goes no further."""
         self.listen(tracks)
         for stage in (self.caption, self.match, self.rewrite):
             stage([track for track in tracks if track.failure is None])

@@ -11,6 +11,8 @@ from ..generation.params import CLAP, KNOBS, scorer_names
 from ..utils.reading import JsonObject
 from .output import say
 
+Parsed = tp.TypeVar("Parsed")
+
 CLAP_MODEL = "laion/larger_clap_music"
 _OWN = ("candidates", "clap", "rerank")
 """Knobs that this command has options of its own for: without --rerank, all candidates are kept."""
@@ -40,14 +42,14 @@ def add_rerank(parser: argparse.ArgumentParser, effect: str) -> None:
     parser.add_argument("--clap", help=f"hub id or folder for --rerank, default: the model's own, or {CLAP_MODEL}")
 
 
-def rerank_settings(args: argparse.Namespace, own_clap: str | None) -> dict[str, tp.Any]:
+def rerank_settings(args: argparse.Namespace, own_clap: str | None) -> JsonObject:
     """Return the settings of `--rerank` and `--clap`; `own_clap` is the model's."""
     clap = args.clap or own_clap or (CLAP_MODEL if CLAP in scorer_names(args.rerank) else None)
     return {"rerank": args.rerank, "clap": clap}
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """The options that name a model and where it computes."""
+    """Add the options that name a model and where it computes."""
     parser.add_argument(
         "--model",
         help="export, hub id, checkpoint, or //sig/<signature>; default: $QAMDT_MODEL, else the embedded model",
@@ -94,10 +96,10 @@ def given_knobs(args: argparse.Namespace, names: tp.Iterable[str]) -> JsonObject
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def _typed(parse: tp.Callable[[str], tp.Any]) -> tp.Callable[[str], tp.Any]:
+def _typed(parse: tp.Callable[[str], Parsed]) -> tp.Callable[[str], Parsed]:
     """Return `parse` with errors that argparse shows."""
 
-    def typed(text: str) -> tp.Any:
+    def typed(text: str) -> Parsed:
         try:
             return parse(text)
         except ValueError as error:
@@ -110,7 +112,8 @@ def _generate(args: argparse.Namespace) -> int:
     from ..compat import prepare
 
     prepare()
-    from ..generation.files import check_writable, make_jobs, read_prompts, run_jobs
+    from ..generation.files import check_writable, make_jobs, run_jobs
+    from ..generation.prompts import read_prompts
     from ..utils.reading import warn_once
 
     for name in ("candidates", "batch_size"):

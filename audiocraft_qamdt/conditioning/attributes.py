@@ -7,7 +7,6 @@ training; `write_prefix` puts the quality's word before the description. `attrib
 from __future__ import annotations
 
 import math
-import typing as tp
 from dataclasses import replace
 
 import numpy as np
@@ -72,7 +71,7 @@ def write_prefix(item: ConditioningAttributes) -> ConditioningAttributes:
 def null_attributes(
     item: ConditioningAttributes, null_level: float, negative_prompt: str | None = None
 ) -> ConditioningAttributes:
-    """Attributes of guidance's unconditional branch, in levels.
+    """Return the attributes of guidance's unconditional branch, in levels.
 
     Args:
         item: attributes of the conditional branch, in levels.
@@ -87,7 +86,7 @@ def null_attributes(
 def text_attributes(
     item: ConditioningAttributes, null_level: float, prefix: bool, null_prefix: str | None = None
 ) -> ConditioningAttributes:
-    """Attributes of the branch that has the text of `item` and the null quality (see `Guidance.quality_scale`).
+    """Return attributes with the text of `item` and the null quality (see `Guidance.quality_scale`).
 
     Args:
         prefix: whether `item` has a quality prefix before its description.
@@ -136,7 +135,7 @@ def attributes_for(
     prefix: bool,
     duration: float,
 ) -> ConditioningAttributes:
-    """Attributes, in levels, of one clip.
+    """Return the attributes, in levels, of one clip.
 
     A level with a fraction interpolates embeddings. A p-MOS becomes what it was in training: an integer level, and the
     prefix word, by the rule and the statistics of the training data.
@@ -166,14 +165,14 @@ def attributes_for(
     return write_prefix(item) if prefix else item
 
 
-def _mean(name: str, asked: tp.Any, curve: list[float] | None) -> float | None:
+def _mean(name: str, asked: float | Curve | None, curve: list[float] | None) -> float | None:
     if curve is not None:
         return float(np.mean(curve))
     return None if asked is None else _on_scale(name, asked)
 
 
 def sample_curve(name: str, points: Curve, duration: float) -> list[float]:
-    """A curve of (seconds, value) points at `CURVE_RATE` values per second.
+    """Sample a curve of (seconds, value) points at `CURVE_RATE` values per second.
 
     Raises:
         ValueError: no points, points that are no pairs, times that are no numbers, values off the scale 1 to 5.
@@ -189,7 +188,7 @@ def sample_curve(name: str, points: Curve, duration: float) -> list[float]:
     return np.interp(times, seconds, values).tolist()
 
 
-def _on_scale(name: str, value: tp.Any) -> float:
+def _on_scale(name: str, value: object) -> float:
     what = "levels go from 1 to 5" if name == "quality" else "p-MOS goes from 1 to 5"
     if not (is_number(value) and 1 <= value <= 5):
         raise ValueError(f"{name}={value!r}: {what}")

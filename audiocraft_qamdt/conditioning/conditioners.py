@@ -23,6 +23,9 @@ from audiocraft.utils.utils import hash_trick, length_to_mask
 
 UNKNOWN_LEVEL = 0.0
 
+Level = float | list[float] | None
+"""Quality of an item: a level from 1 to 5, a curve of levels, or None = unknown."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -44,8 +47,8 @@ class QualityConditioner(TextConditioner):
         self.granularity = granularity
         self.device = device
 
-    def tokenize(self, x: list[float | list[float] | None]) -> Tensor:
-        """Levels 1–5 of each item (a curve for `frame`), None = unknown, to a tensor [B, N]; N = 1 but for `frame`."""
+    def tokenize(self, x: list[Level]) -> Tensor:
+        """Return the levels of the items (0 = unknown) as [B, N]; N = 1 except for the curves of `frame`."""
         curves = [_as_curve(item) for item in x]
         length = max(len(curve) for curve in curves)
         rows = [curve + curve[-1:] * (length - len(curve)) for curve in curves]
@@ -55,7 +58,7 @@ class QualityConditioner(TextConditioner):
         return inputs, torch.ones_like(inputs, dtype=torch.int)
 
 
-def _as_curve(item: float | list[float] | None) -> list[float]:
+def _as_curve(item: Level) -> list[float]:
     if item is None:
         return [UNKNOWN_LEVEL]
     return [float(level) for level in item] if isinstance(item, list) else [float(item)]
@@ -142,13 +145,13 @@ class WordsConditioner(TextConditioner):
         self.device = device
         self._warned: set[str] = set()
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: tp.Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         # Models from before words were counted know all of them.
         counts = {f"{prefix}counts": torch.ones_like(self.counts)}
         super()._load_from_state_dict({**counts, **state_dict}, prefix, *args)
 
     def tokenize(self, x: list[str | None]) -> tuple[Tensor, Tensor]:
-        """Descriptions to bins [B, L] and their mask [B, L]."""
+        """Return the bins of descriptions [B, L] and their mask [B, L]."""
         rows = [self._bins(text) for text in x]
         mask = length_to_mask(torch.tensor([len(row) for row in rows])).int()
         tokens = torch.zeros(mask.shape, dtype=torch.long)

@@ -7,7 +7,7 @@ import torch
 from audiocraft_qamdt.utils import prepared
 
 from ..data.attributes import QUALITY
-from ..utils.reading import JsonObject
+from ..diffusion.guidance import Conditions
 
 from audiocraft.modules.conditioners import ConditionFuser, ConditionType
 
@@ -24,7 +24,7 @@ class ModelFuser(ConditionFuser):
     FUSING_METHODS = [*ConditionFuser.FUSING_METHODS, "adaln"]
 
     def quality_granularities(self) -> tuple[str, ...]:
-        """Granularities that the network needs embeddings for.
+        """Return the granularities that the network needs embeddings for.
 
         Raises:
             ValueError: a condition that is not quality is fused in a way that only quality is.
@@ -37,8 +37,8 @@ class ModelFuser(ConditionFuser):
                 )
         return tuple(g for method, g in _FUSED_AS.items() if self.fuse2cond.get(method))
 
-    def forward(self, conditions: dict[str, ConditionType]) -> JsonObject:  # type: ignore[override]
-        """Conditions by name, each (tensor, mask), to `context`, `context_mask` and `quality` of the network."""
+    def forward(self, conditions: dict[str, ConditionType]) -> Conditions:  # type: ignore[override]
+        """Turn conditions by name, each (tensor, mask), into the network's `context`, `context_mask` and `quality`."""
         crossed = [conditions[name] for name in self.fuse2cond.get("cross", []) if name in conditions]
         quality = {
             _FUSED_AS[self.cond2fuse[name]]: levels

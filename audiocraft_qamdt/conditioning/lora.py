@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import typing as tp
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ def add_lora(model: QAMDTModel, settings: LoraSettings, base: str) -> tuple[Trai
     """Freeze a model and add a new adapter, which changes nothing yet.
 
     Args:
-        base: name of the model, for whoever gets the adapter.
+        base: name of the model, for the adapter's users.
     Returns:
         What trains, and peft's config of the adapter as plain data.
     Raises:
@@ -117,7 +118,7 @@ def _module(model: nn.Module, name: str) -> nn.Module | None:
     return getattr(model.get_submodule(parent), leaf, None)
 
 
-def _peft() -> tp.Any:
+def _peft() -> types.ModuleType:
     try:
         import peft
     except ImportError as error:

@@ -13,8 +13,21 @@ from torch import Tensor
 from .samplers import Denoise
 from .settings import Guidance
 
-Conditions = dict[str, tp.Any]
+Conditions = dict[str, object]
 """Keyword arguments of the network besides (x, t): tensors with the batch first, or dicts of them."""
+
+
+class _TwoBranches(tp.TypedDict):
+    conditional: Conditions
+    unconditional: Conditions
+
+
+class Branches(_TwoBranches, total=False):
+    """Conditions of the branches, under the names of `guided`'s arguments."""
+
+    text: Conditions
+    shares: Tensor
+
 
 Predict = tp.Callable[..., Tensor]
 """predict(x, t, **conditions) -> [B, C, T, F]."""
@@ -95,11 +108,13 @@ class Combination:
     def __init__(self, guidance: Guidance, weights: Tensor | None = None) -> None:
         self.guidance = guidance
         own = (guidance.guidance_scale, guidance.quality_scale or 0.0)
-        self.weights: tp.Sequence[Tensor | float] = own if weights is None else weights.T[..., None, None, None]
+        self.weights: tp.Sequence[Tensor | float] = (
+            own if weights is None else weights.T[..., None, None, None].unbind()
+        )
         self.running: list[Tensor | float] = [0.0, 0.0]
 
     def __call__(self, predictions: tp.Sequence[Tensor]) -> Tensor:
-        """Predictions [B, C, T, F] of the branches, from the unconditional to the conditional, to the guided one."""
+        """Combine the branches' predictions [B, C, T, F], from the unconditional to the conditional one."""
         null, conditional = predictions[0], predictions[-1]
         updates = [after - before for before, after in pairwise(predictions)]
         if self.guidance.projected:
@@ -132,7 +147,7 @@ def project(update: Tensor, onto: Tensor, eta: float) -> Tensor:
 
 
 def rescale(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
-    """`share` of the guided prediction [B, ...] at the conditional one's standard deviation, the rest as it is."""
+    """Scale `share` of the guided prediction [B, ...] to the conditional one's standard deviation."""
     dims = tuple(range(1, guided.dim()))
     ratio = conditional.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
     return guided * (share * ratio + 1 - share)
@@ -154,11 +169,13 @@ def stack_conditions(first: Conditions, second: Conditions) -> Conditions:
     return {key: _stack(first[key], second[key]) for key in first}
 
 
-def _stack(first: tp.Any, second: tp.Any) -> tp.Any:
-    if isinstance(first, dict):
+def _stack(first: object, second: object) -> object:
+    if isinstance(first, dict) and isinstance(second, dict):
         return stack_conditions(first, second)
     if first is None and second is None:
         return None
+    if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
+        raise TypeError(f"branches of guidance cannot be stacked: {type(first).__name__} and {type(second).__name__}")
     if first.dim() == 1:
         return torch.cat([first, second])
     length = max(first.shape[1], second.shape[1])

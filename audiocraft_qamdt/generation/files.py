@@ -23,15 +23,15 @@ from audiocraft_qamdt.utils import prepared
 
 from .. import __version__
 from ..checkpoints.fingerprint import fingerprint as fingerprint_of
-from ..diffusion.settings import parse_interval
 from ..utils.audio import SUFFIXES
 from ..utils.files import locked, part_of, remove_dead_parts, sync, write_json
 from ..utils.loudness import SHORTEST, normalize_loudness
 from ..utils.memory import free_memory, peak_memory_of
 from ..utils.outputs import check_folder, check_ours
-from ..utils.reading import JsonObject, parse_json, read_json, read_lines
-from .params import KNOBS, GenerationParams, parse_quality, parse_rerank, renamed
+from ..utils.reading import JsonObject, read_json
+from .params import KNOBS, GenerationParams, renamed
 from .pipeline import Progress, item_seeds
+from .prompts import read_prompts as read_prompts  # it was defined here: stays importable from here
 from .qamdt import QAMDT
 from .reranking import Candidates
 
@@ -40,7 +40,6 @@ from audiocraft.data.audio import audio_write
 logger = logging.getLogger(__name__)
 
 FORMATS = ("wav", "flac", "mp3", "ogg")
-_NO_PROMPTS = (".csv", ".tsv", ".json", ".xlsx", ".xls", ".ods", ".yaml", ".yml")
 LARGEST_BATCH = 32
 """Clips made at once at most: more are not faster, and what a killed run loses grows."""
 
@@ -75,87 +74,6 @@ class Job:
         return self.path.with_suffix(".json")
 
 
-class Row(JsonObject):
-    """A prompt with settings of its own, and the file and line that they are from."""
-
-    def __init__(self, content: JsonObject, where: str) -> None:
-        super().__init__(content)
-        self.where = where
-
-
-def read_prompts(path: str | Path) -> list[Row]:
-    """Read the rows of a file of prompts: a line each, or JSON objects with `prompt` and any of `KNOBS` (`.jsonl`).
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: naming the line that is no object, has no prompt or an unknown key.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file of prompts")
-    suffix = path.suffix.lower()
-    if suffix in _NO_PROMPTS:
-        raise ValueError(f"{path}: {suffix} is not read: give a prompt a line (.txt), or JSON lines (.jsonl)")
-    lines = read_lines(path)
-    if suffix != ".jsonl":
-        return [Row({"prompt": line.strip()}, where) for where, line in lines]
-    return [_row(line, where) for where, line in lines]
-
-
-def _row(line: str, where: str) -> Row:
-    row = parse_json(line, where)
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-        raise ValueError(f'{where}: give an object with a "prompt"')
-    row = renamed(row)
-    if unknown := sorted(row.keys() - {"prompt", *KNOBS}):
-        raise ValueError(f"{where}: unknown {', '.join(unknown)}: choose among prompt, {', '.join(KNOBS)}")
-    given = {key: value for key, value in row.items() if value is not None}  # null = not set, as pandas writes it
-    for key, value in given.items():
-        is_kind, wanted = _KINDS[_parser(key)]
-        if not is_kind(value):
-            raise ValueError(f"{where}: {key} must be {wanted}, got {value!r}")
-    return Row({key: int(value) if _parser(key) is int else value for key, value in given.items()}, where)
-
-
-def _parser(key: str) -> tp.Any:
-    """Return what parses the knob where it is typed; it tells what its value is."""
-    return KNOBS[key].metadata["parse"] if key in KNOBS else str
-
-
-def _is_number(value: tp.Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_whole(value: tp.Any) -> bool:
-    return _is_number(value) and value == int(value)  # 3.0 too: pandas makes numbers floats where some are missing
-
-
-def _is_text(value: tp.Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_interval(value: tp.Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
-
-
-def _is_quality(value: tp.Any) -> bool:
-    points = value if isinstance(value, list) else None
-    if points is None:
-        return _is_number(value)
-    return bool(points) and all(isinstance(point, list) and len(point) == 2 for point in points)
-
-
-_KINDS: dict[tp.Any, tuple[tp.Callable[[tp.Any], bool], str]] = {
-    str: (_is_text, "a text"),
-    parse_rerank: (_is_text, "a text"),
-    int: (_is_whole, "a whole number"),
-    float: (_is_number, "a number"),
-    parse_interval: (_is_interval, "[start, stop]"),
-    parse_quality: (_is_quality, "a number or a list of [seconds, number]"),
-}
-"""What parses a knob → what its value in a line of prompts must be, and that in words."""
-
-
 def make_jobs(
     rows: Sequence[JsonObject],
     out: str | Path,
@@ -163,7 +81,7 @@ def make_jobs(
     settings: JsonObject,
     copies: int = 1,
 ) -> list[Job]:
-    """The clips of prompts.
+    """Return the clips to generate for prompts.
 
     Args:
         rows: each a prompt with its own settings.
@@ -387,7 +305,7 @@ def write(
     sample_rate: int,
     record: JsonObject,
     overwrite: bool = False,
-    found: tp.Mapping[str, tp.Any] = MappingProxyType({}),
+    found: tp.Mapping[str, object] = MappingProxyType({}),
 ) -> Path:
     """Write a clip [channels, S] through AudioCraft's `audio_write`, at its loudness, and its settings beside it.
 
@@ -421,12 +339,12 @@ def write(
 
 
 def _planned(job: Job) -> Path:
-    """Settings of a clip whose audio is about to be put in place."""
+    """Return the file of settings of a clip whose audio is about to be put in place."""
     return job.path.with_name(f".{job.path.name}.planned.json")
 
 
 def _finish(job: Job) -> None:
-    """Complete what a killed process has left of a clip: its settings, where the audio that they are about is there."""
+    """Complete a clip that a killed process has left: put its settings in place where its audio is complete."""
     planned = _planned(job)
     try:
         known = json.loads(planned.read_text(encoding="utf-8"))

@@ -45,7 +45,7 @@ def scorer_names(rerank: str) -> tuple[str, ...]:
     """Return the names of what `rerank` adds up: `clap`, `pmos:PREDICTOR`, or both.
 
     Raises:
-        ValueError: something else, or a predictor by import path: settings may come with somebody else's model.
+        ValueError: something else, or a predictor by import path: settings may come with a model from elsewhere.
     """
     kind, colon, predictor = rerank.partition(":")
     scorers = {CLAP: (CLAP,), PMOS: (PMOS,), f"{CLAP}+{PMOS}": (CLAP, PMOS)}.get(kind)
@@ -132,34 +132,34 @@ class GenerationParams:
 
     @property
     def used_eta(self) -> float:
-        """`eta` for the sampler that is chosen."""
+        """Return `eta` for the sampler that is chosen."""
         return self.eta if self.sampler in STOCHASTIC else 0.0
 
-    def changed(self, **settings: tp.Any) -> GenerationParams:
+    def changed(self, **settings: object) -> GenerationParams:
         """Return a copy with other values for some of `KNOBS`; a quality replaces a p-MOS, and the other way round.
 
         Raises:
             TypeError: a setting that does not exist.
             ValueError: an impossible value.
         """
-        settings = renamed(settings)
-        if settings.get("eta"):  # a recipe's eta is left aside by samplers without noise; one that is asked for is not
-            check_eta(settings["eta"], settings.get("sampler", self.sampler))
-        return self.with_recipe(settings)
+        values = renamed(settings)
+        if values.get("eta"):  # a recipe's eta is left aside by samplers without noise; one that is asked for is not
+            check_eta(values["eta"], values.get("sampler", self.sampler))
+        return self.with_recipe(values)
 
-    def with_recipe(self, settings: tp.Mapping[str, tp.Any]) -> GenerationParams:
+    def with_recipe(self, settings: tp.Mapping[str, object]) -> GenerationParams:
         """Return a copy with the settings of a recipe, which may hold an `eta` for another sampler than its own.
 
         Raises:
             TypeError, ValueError: as `changed`.
         """
-        settings = dict(settings)
-        if unknown := sorted(settings.keys() - KNOBS.keys()):
+        values: JsonObject = dict(settings)
+        if unknown := sorted(values.keys() - KNOBS.keys()):
             raise TypeError(f"no settings {', '.join(unknown)}: choose among {', '.join(KNOBS)}")
-        if {"quality", "pmos"} & settings.keys():
-            settings = {"quality": None, "pmos": None, **settings}
-        guidance = {name: settings.pop(name) for name in _GUIDANCE & settings.keys()}
-        return replace(self, guidance=replace(self.guidance, **guidance), **settings)
+        if {"quality", "pmos"} & values.keys():
+            values = {"quality": None, "pmos": None, **values}
+        guidance = {name: values.pop(name) for name in _GUIDANCE & values.keys()}
+        return replace(self, guidance=replace(self.guidance, **guidance), **values)
 
     def to_dict(self) -> JsonObject:
         """Return the values of all knobs by name."""
@@ -177,6 +177,6 @@ KNOBS: dict[str, dataclasses.Field] = {
 """Every setting by its name; `metadata` has how it is parsed and a line of help."""
 
 
-def renamed(settings: tp.Mapping[str, tp.Any]) -> JsonObject:
+def renamed(settings: tp.Mapping[str, object]) -> JsonObject:
     """Return settings under their present names, where they have one of `OLD_NAMES`."""
     return {OLD_NAMES.get(name, name): value for name, value in settings.items()}

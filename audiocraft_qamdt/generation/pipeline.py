@@ -18,7 +18,7 @@ from ..clap.scorer import ClapScorer, Scorer
 from ..conditioning.attributes import at_level, curve_of, null_attributes, text_attributes
 from ..conditioning.model import QAMDTModel, window_conditions
 from ..data.attributes import QUALITY
-from ..diffusion.guidance import Conditions, guided
+from ..diffusion.guidance import Branches, Conditions, guided
 from ..diffusion.inpainting import keeping
 from ..diffusion.objective import Schedule
 from ..diffusion.samplers import Denoise, check_sampling, sample
@@ -61,8 +61,16 @@ class Known:
     kept: Tensor
 
     def put_back(self, latents: Tensor) -> Tensor:
-        """Latents [B, C, T, F] with exactly these where they are kept, of which a sampler leaves a rounded copy."""
+        """Put the kept latents back into [B, C, T, F] exactly: a sampler returns them rounded."""
         return torch.where(self.kept.to(latents.device)[:, None], self.latents, latents)
+
+
+class PipelineOptions(tp.TypedDict, total=False):
+    """Options of `Pipeline` that are no settings of a config."""
+
+    autocast: tp.Callable[[], AbstractContextManager]
+    project_context: bool
+    compile: str | None
 
 
 class Pipeline:
@@ -230,21 +238,22 @@ class Pipeline:
         window = self.model.backbone.latent_frames
         return {"window": window, "overlap": max(1, window // 4)}
 
-    def branches(
-        self, attributes: list[ConditioningAttributes], layout: Layout, params: GenerationParams
-    ) -> dict[str, Conditions]:
-        """Conditions of guidance's branches, under the names of `guided`'s arguments."""
+    def branches(self, attributes: list[ConditioningAttributes], layout: Layout, params: GenerationParams) -> Branches:
+        """Encode the conditions of guidance's branches, under the names of `guided`'s arguments."""
         encode = self.model.encode_conditions
         if layout.long:
             encode = functools.partial(self.model.encode_long, frames=layout.frames)
         shares, conditional = self._along(attributes, layout)
         if self.distilled is not None:
             weights = torch.tensor([self.distilled.weights(params)] * len(conditional), device=self.device)  # [B, 2]
-            found = {"conditional": {**encode(conditional), "guidance": weights}, "unconditional": {}}
+            found: dict[str, Conditions] = {
+                "conditional": {**encode(conditional), "guidance": weights},
+                "unconditional": {},
+            }
         else:
             items = {**self._branches(attributes, params), "conditional": conditional}
             found = {name: encode(those) for name, those in items.items()}
-        return found if shares is None else {**found, "shares": shares}
+        return tp.cast(Branches, found if shares is None else {**found, "shares": shares})
 
     def _along(
         self, attributes: list[ConditioningAttributes], layout: Layout
@@ -287,7 +296,7 @@ class Pipeline:
     def _has_prefix(self, item: ConditioningAttributes) -> bool:
         return self.text_prefix and item.text[f"{QUALITY}_prefix"] is not None
 
-    def denoiser(self, branches: dict[str, Conditions], layout: Layout, params: GenerationParams) -> Denoise:
+    def denoiser(self, branches: Branches, layout: Layout, params: GenerationParams) -> Denoise:
         """Make the guided function that `sample` integrates; a new one for each batch, because APG keeps a state."""
         predict = windowed(self.predict, layout.windows, window_conditions) if layout.long else self.predict
         prepare = self.model.project_context if self.project_context else None
@@ -319,5 +328,5 @@ def item_seeds(descriptions: tp.Sequence[str | None], seed: int) -> list[int]:
 
 
 def _share(progress: Progress | None, part: int, parts: int) -> Progress | None:
-    """Progress of one of several equal parts as that of the whole."""
+    """Report the progress of one of several equal parts as that of the whole."""
     return None if progress is None else lambda done, total: progress(part * total + done, parts * total)

@@ -27,11 +27,14 @@ from ..utils.reading import JsonObject
 from .config import generation_settings
 from .distilled import Distilled
 from .params import GenerationParams
-from .pipeline import Known, Pipeline, Progress, item_seeds
+from .pipeline import Known, Pipeline, PipelineOptions, Progress, item_seeds
 from .reranking import Candidates
 
 from audiocraft.data.audio_utils import convert_audio
 from audiocraft.modules.conditioners import ConditioningAttributes
+
+if tp.TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KEPT_MARGIN = 2
@@ -77,7 +80,7 @@ class QAMDT(Pipeline):
         dtype: str | torch.dtype | None = None,
         compile: str | None = None,
     ) -> QAMDT:
-        """As `get_pretrained`, of what was read already."""
+        """Build the model that `get_pretrained` gives from what was read already."""
         precision = _dtype(dtype)
         cfg = trained.cfg
         cfg.device = builders.resolve_device(device or "auto")
@@ -88,7 +91,7 @@ class QAMDT(Pipeline):
         autocast: tp.Callable[[], AbstractContextManager] = nullcontext
         if precision != torch.float32:
             autocast = functools.partial(torch.autocast, torch.device(cfg.device).type, precision)
-        options: JsonObject = {"autocast": autocast, "compile": compile}
+        options: PipelineOptions = {"autocast": autocast, "compile": compile}
         return cls.from_config(cfg, model.eval(), codec, trained.quality_statistics, **options)
 
     @classmethod
@@ -98,9 +101,9 @@ class QAMDT(Pipeline):
         model: QAMDTModel,
         codec: LatentCodec,
         quality_statistics: JsonObject,
-        **kwargs: tp.Any,
+        **kwargs: Unpack[PipelineOptions],
     ) -> QAMDT:
-        """With the settings of a solver's config.
+        """Build a model with the settings of a solver's config.
 
         Args:
             quality_statistics: fields of `QualityStatistics`, empty if unknown.
@@ -125,7 +128,7 @@ class QAMDT(Pipeline):
         pipeline.params = params
         return pipeline
 
-    def set_generation_params(self, **settings: tp.Any) -> None:
+    def set_generation_params(self, **settings: object) -> None:
         """Change settings; what is not named stays.
 
         Args:
@@ -150,7 +153,7 @@ class QAMDT(Pipeline):
         *,
         pmos: float | Curve | None = None,
     ) -> Tensor:
-        """Music for each description.
+        """Generate music for each description.
 
         Args:
             descriptions: what to play; None or "" = unconditional.
@@ -178,13 +181,13 @@ class QAMDT(Pipeline):
         return self.candidates_from(self._requests(descriptions, params), seeds, params, progress)
 
     def generate_unconditional(self, num_samples: int, progress: bool = False) -> Tensor:
-        """`num_samples` clips of no description, [B, channels, S]."""
+        """Generate `num_samples` clips without a description, [B, channels, S]."""
         return self.generate([None] * num_samples, progress=progress)
 
     def generate_with_quality_curve(
         self, descriptions: tp.Sequence[str | None], curve: Curve, progress: bool = False
     ) -> Tensor:
-        """Music whose quality changes along the clip, [B, channels, S].
+        """Generate music whose quality changes along the clip, [B, channels, S].
 
         The text's prefix states the mean; the other granularities follow the curve, those of a clip in each window.
 
@@ -260,7 +263,7 @@ class QAMDT(Pipeline):
         pmos: float | Curve | None = None,
         duration: float | None = None,
     ) -> ConditioningAttributes:
-        """Attributes, in levels, for one clip (see `conditioning.attributes.attributes_for`)."""
+        """Return the attributes, in levels, of one clip (see `conditioning.attributes.attributes_for`)."""
         item = attributes_for(
             description,
             quality,
@@ -305,7 +308,7 @@ class QAMDT(Pipeline):
         params: GenerationParams,
         progress: bool,
     ) -> Tensor:
-        """Audio [B, channels, S] with the samples from `start` to `stop` made to fit the others."""
+        """Inpaint audio [B, channels, S] from sample `start` to `stop`."""
         descriptions = [None] * len(audio) if descriptions is None else descriptions
         if len(descriptions) != len(audio):
             raise ValueError(f"{len(descriptions)} descriptions for {len(audio)} clips of audio: give one for each")
@@ -324,7 +327,7 @@ class QAMDT(Pipeline):
         stop: int,
         progress: Progress | None = None,
     ) -> Tensor:
-        """As `generate_from`, for the samples of `audio` [B, channels, S] from `start` to `stop`; the others stay."""
+        """Inpaint the samples of `audio` [B, channels, S] from `start` to `stop`; see `generate_from`."""
         params = replace(params, duration=audio.shape[-1] / self.sample_rate)
         made = self.generate_from(attributes, seeds, params, progress, self._known(audio, start, stop, params))
         return blend(audio, made, start, stop, round(FADE * self.sample_rate))
@@ -348,7 +351,7 @@ class QAMDT(Pipeline):
 
 
 def blend(audio: Tensor, made: Tensor, start: int, stop: int, fade: int) -> Tensor:
-    """`audio` [B, channels, S] with the samples from `start` to `stop` from `made`, crossfaded in what is kept.
+    """Replace the samples of `audio` [B, channels, S] from `start` to `stop` by `made`, crossfaded in what is kept.
 
     Args:
         fade: samples of linear crossfade before `start` and after `stop`.

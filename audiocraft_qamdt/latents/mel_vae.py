@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import pickle
-import re
 import typing as tp
-import zipfile
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers.models import AutoencoderKL
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from ..utils.reading import JsonObject
 from .codec import LatentCodec, frozen
-from .weights import load_published, without_weight_norm
+from .mel_vae_weights import load_vae, load_vocoder, read_checkpoint, vae_weights, vocoder_weights
+
+if tp.TYPE_CHECKING:
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 PUBLISHED_VAE: JsonObject = {
     "in_channels": 1,
@@ -87,7 +84,7 @@ class LogMel(nn.Module):
         self.register_buffer("filters", mel_filters(sample_rate, n_fft, mel_bins), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
-        """Audio [B, S] to natural log mel magnitudes [B, S // hop_length, M].
+        """Compute natural log mel magnitudes [B, S // hop_length, M] of audio [B, S].
 
         Raises:
             ValueError: audio too short to be reflected.
@@ -102,7 +99,7 @@ class LogMel(nn.Module):
 
 
 def mel_filters(sample_rate: int, n_fft: int, mel_bins: int) -> Tensor:
-    """Triangular filters [mel_bins, n_fft // 2 + 1] of unit area on Slaney's mel scale, 0 Hz to half the sample rate.
+    """Make triangular filters [mel_bins, n_fft // 2 + 1] of unit area on Slaney's mel scale, from 0 Hz to Nyquist.
 
     Slaney, "Auditory Toolbox" (1998): linear up to 1 kHz in steps of 200/3 Hz, then 27 mels per factor of 6.4.
     """
@@ -114,6 +111,15 @@ def mel_filters(sample_rate: int, n_fft: int, mel_bins: int) -> Tensor:
     low, centre, high = (edge[:, None] for edge in (hertz[:-2], hertz[1:-1], hertz[2:]))
     triangles = torch.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clamp(min=0)
     return (triangles * 2 / (high - low)).float()
+
+
+class _VAEShape(tp.Protocol):
+    """Fields of `AutoencoderKL.config` that the codec depends on."""
+
+    in_channels: int
+    out_channels: int
+    latent_channels: int
+    block_out_channels: tp.Sequence[int]
 
 
 class MelVAECodec(LatentCodec):
@@ -140,7 +146,7 @@ class MelVAECodec(LatentCodec):
         normalize: bool = False,
         n_fft: int = 1024,
     ) -> None:
-        shape: tp.Any = vae.config
+        shape = tp.cast(_VAEShape, vae.config)
         mel_bins, mel_hop = vocoder.config.model_in_dim, math.prod(vocoder.config.upsample_rates)
         downsampling = 2 ** (len(shape.block_out_channels) - 1)
         if (shape.in_channels, shape.out_channels) != (1, 1) or mel_bins % downsampling:
@@ -185,8 +191,8 @@ class MelVAECodec(LatentCodec):
         cls,
         vae_checkpoint: str | Path,
         vocoder_checkpoint: str | Path,
-        vae_config: tp.Mapping[str, tp.Any] | None = None,
-        vocoder_config: tp.Mapping[str, tp.Any] | None = None,
+        vae_config: JsonObject | None = None,
+        vocoder_config: JsonObject | None = None,
         scale_factor: float | None = None,
         normalize: bool = False,
     ) -> MelVAECodec:
@@ -208,20 +214,15 @@ class MelVAECodec(LatentCodec):
         state = read_checkpoint(vae_checkpoint)
         if scale_factor is None and "scale_factor" in state:
             scale_factor = float(state["scale_factor"])
-        weights = _vae_weights(state)
+        weights = vae_weights(state)
         vae_config = vae_config or _as_wide(PUBLISHED_VAE, "ch", weights, "encoder.conv_in.weight")
         vae = build_vae(vae_config)
-        load_published(
-            vae,
-            weights,
-            functools.partial(_official_vae_key, levels=len(vae_config["ch_mult"])),
-            vae_checkpoint,
-        )
-        weights = _vocoder_weights(read_checkpoint(vocoder_checkpoint))
+        load_vae(vae, weights, len(vae_config["ch_mult"]), vae_checkpoint)
+        weights = vocoder_weights(read_checkpoint(vocoder_checkpoint))
         width = "upsample_initial_channel"
         vocoder_config = vocoder_config or _as_wide(PUBLISHED_VOCODER, width, weights, "conv_pre.weight")
         vocoder = build_vocoder(vocoder_config)
-        load_published(vocoder, weights, _official_vocoder_key, vocoder_checkpoint)
+        load_vocoder(vocoder, weights, vocoder_checkpoint)
         return cls(vae, vocoder, scale_factor, normalize)
 
     @frozen
@@ -250,13 +251,13 @@ class MelVAECodec(LatentCodec):
         mel = self.vae.decode(latents).sample[:, 0]  # [B, 4 T, M]
         return self.vocoder(mel)[:, None, : latents.shape[2] * self.hop_length]  # [B, 1, S]
 
-    def _posterior(self, audio: Tensor) -> tp.Any:
+    def _posterior(self, audio: Tensor) -> DiagonalGaussianDistribution:
         audio = normalize_waveform(audio) if self.normalize else audio
         audio = F.pad(audio, (0, -audio.shape[-1] % self.hop_length))
         return self.vae.encode(self.log_mel(audio[:, 0])[:, None]).latent_dist  # over [B, 1, 4 T, M]
 
 
-def build_vae(config: tp.Mapping[str, tp.Any]) -> AutoencoderKL:
+def build_vae(config: JsonObject) -> AutoencoderKL:
     """Build an AutoencoderKL with fresh weights from a CompVis `ddconfig`.
 
     Raises:
@@ -276,7 +277,7 @@ def build_vae(config: tp.Mapping[str, tp.Any]) -> AutoencoderKL:
     )
 
 
-def build_vocoder(config: tp.Mapping[str, tp.Any]) -> SpeechT5HifiGan:
+def build_vocoder(config: JsonObject) -> SpeechT5HifiGan:
     """Build a HiFi-GAN generator with fresh weights from its published JSON.
 
     Raises:
@@ -302,89 +303,6 @@ def build_vocoder(config: tp.Mapping[str, tp.Any]) -> SpeechT5HifiGan:
     )
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a .safetensors file or a torch checkpoint; flatten nested dictionaries to dotted names.
-
-    Of a Lightning checkpoint its `state_dict`; torch.compile's `_orig_mod.` is dropped from the names.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a damaged file, or one that holds anything but plain data.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it holds {code[1]}, and only plain data is read" if code else "it is damaged or no checkpoint"
-        raise ValueError(f"{path} was not loaded: {reason}") from error
-    return dict(_flatten(tree.get("state_dict", tree) if isinstance(tree, tp.Mapping) else tree, ""))
-
-
-def _flatten(tree: tp.Any, prefix: str) -> tp.Iterator[tuple[str, Tensor]]:
-    if isinstance(tree, Tensor):
-        yield prefix.replace("_orig_mod.", ""), tree
-    elif isinstance(tree, tp.Mapping):
-        for key, value in tree.items():
-            yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
-
-
-def _under(state: tp.Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
-    """Return the entries under the first prefix that occurs, without the prefix."""
-    for prefix in prefixes:
-        found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        if found:
-            return found
-    return {}
-
-
-def _vae_weights(state: tp.Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # The published training module also holds the discriminator and the vocoder.
-    weights = {
-        key: value
-        for key, value in _under(state, "first_stage_model.", "").items()
-        if not key.startswith(("loss.", "vocoder."))
-    }
-    # Attention as 1 x 1 convolutions there, as linear layers in diffusers.
-    return {
-        key: value[..., 0, 0] if ".attn_1." in key and value.dim() == 4 else value for key, value in weights.items()
-    }
-
-
-def _vocoder_weights(state: tp.Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return without_weight_norm(_under(state, "generator.", "first_stage_model.vocoder.", ""))
-
-
 def _as_wide(config: JsonObject, key: str, weights: tp.Mapping[str, Tensor], first: str) -> JsonObject:
     """Return a configuration with the width that a network's first layer has, where there is that layer."""
     return {**config, key: weights[first].shape[0]} if first in weights else config
-
-
-# diffusers' name -> the published one: every pattern is replaced where it occurs, in this order.
-_VAE_NAMES = (
-    (r"(down|up)_blocks\.(\d+)\.resnets", r"\1.\2.block"),
-    (r"(down|up)_blocks\.(\d+)\.(down|up)samplers\.0", r"\1.\2.\3sample"),
-    (r"mid_block\.resnets\.0", "mid.block_1"),
-    (r"mid_block\.resnets\.1", "mid.block_2"),
-    (r"mid_block\.attentions\.0", "mid.attn_1"),
-    (r"attn_1\.group_norm", "attn_1.norm"),
-    (r"attn_1\.to_([qkv])", r"attn_1.\1"),
-    (r"attn_1\.to_out\.0", "attn_1.proj_out"),
-    (r"conv_shortcut", "nin_shortcut"),
-    (r"conv_norm_out", "norm_out"),
-)
-
-
-def _official_vae_key(key: str, levels: int) -> str:
-    for pattern, replacement in _VAE_NAMES:
-        key = re.sub(pattern, replacement, key)
-    # The published decoder counts its levels from the last.
-    return re.sub(r"(?<=decoder\.up\.)\d+", lambda level: str(levels - 1 - int(level[0])), key)
-
-
-def _official_vocoder_key(key: str) -> str:
-    return key.replace("upsampler.", "ups.")

@@ -25,7 +25,7 @@ def take(x: Tensor, rows: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention of q [B, heads, N, d] over k, v [B, heads, L, d], as [B, heads, N, d]."""
+    """Compute scaled dot-product attention of q [B, heads, N, d] over k, v [B, heads, L, d]."""
     if cpu_kernels.takes_attention(q):
         return cpu_kernels.attend(q, k, v, bias)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
@@ -282,8 +282,8 @@ class GuidanceEmbedding(nn.Module):
     @torch.no_grad()
     def initialize_weights(self) -> None:
         """Let weights change nothing at first."""
-        nn.init.zeros_(self.mlp[2].weight)
-        nn.init.zeros_(self.mlp[2].bias)
+        for parameter in self.mlp[2].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, weights: Tensor) -> Tensor:
         """Embed weights of text and quality [B, 2] as [B, D]."""

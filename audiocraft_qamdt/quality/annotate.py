@@ -7,16 +7,14 @@ stopped. Then come the data set's statistics, their histogram, and sampling weig
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -35,11 +33,16 @@ from ..data.manifest import (
 from ..data.weights import KINDS, sampling_weights
 from ..slurm.shards import Shard, take_shard
 from ..utils.audio import read_audio
-from ..utils.files import replacing, write_json
+from ..utils.files import write_json
 from ..utils.outputs import check_folder
 from ..utils.reading import JsonObject, read_json
-from .levels import LEVELS, PRESETS, STATISTICS_FILE, QualityStatistics, level_rule
+from .histogram import draw_histogram
+from .levels import STATISTICS_FILE, QualityStatistics
 from .predictors.base import Predictor, load_predictor
+from .windows import cut_windows
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +100,7 @@ class AnnotateReport:
 
 @dataclass
 class Track:
-    """A track on its way: its windows, and the scores that have come back.
+    """A track that is being scored: its windows, and the scores so far.
 
     Args:
         path: the audio file.
@@ -113,12 +116,22 @@ class Track:
     scores: list[float] = field(default_factory=list)
 
 
+class ScoreOptions(TypedDict, total=False):
+    """Options of `score`, which `annotate` takes as well."""
+
+    device: str
+    batch_size: int
+    workers: int
+    shard: Shard
+    overwrite: bool
+
+
 def annotate(
     manifest: str | Path,
     predictor: str | Predictor,
     *,
     weights: bool | str = False,
-    **options: Any,
+    **options: Unpack[ScoreOptions],
 ) -> AnnotateReport:
     """Score the tracks of a data set and summarise it.
 
@@ -207,7 +220,7 @@ def _unscored(
     for row in rows:
         try:
             quality = read_quality(row["path"])
-        except ValueError as error:  # left as it is: somebody wrote it
+        except ValueError as error:  # left as it is: it was written by hand
             report.unreadable[row["path"]] = str(error)
             continue
         if quality is not None and _is_by(predictor.name, predictor.version, quality):
@@ -228,7 +241,7 @@ def _decode(
     workers: int,
     report: AnnotateReport,
 ) -> Iterator[Track]:
-    """Tracks in order, decoded ahead by threads (decoders and torch release the interpreter's lock)."""
+    """Yield tracks in order, decoded ahead by threads (decoders and torch release the interpreter's lock)."""
     workers = max(workers, 1)
     waiting: deque[tuple[str, Future[Track]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -269,29 +282,6 @@ def score_clip(predictor: Predictor, audio: Tensor, sample_rate: int) -> Tensor:
     """Return p-MOS [K] of the windows of audio [C, S], on the CPU."""
     windows, wanted = windows_for(predictor, audio, sample_rate)
     return predictor.score(torch.stack(windows), wanted).cpu()
-
-
-def cut_windows(audio: Tensor, sample_rate: int, window: float, hop: float) -> list[Tensor]:
-    """Return windows centred on `(i + 0.5) * hop` seconds, for every such centre inside the track.
-
-    A window that would stick out is moved inside, because zeros are not music; a track shorter than the window is
-    repeated until it fills one.
-
-    Args:
-        audio: [S].
-        sample_rate: Hz.
-        window: seconds of each window.
-        hop: seconds between two.
-    Returns:
-        Views [round(window · sample_rate)] of the audio, at least one.
-    """
-    size, samples = round(window * sample_rate), len(audio)
-    if samples < size:
-        audio = audio.repeat(math.ceil(size / max(samples, 1)))[:size]
-    count = max(1, math.floor(samples / sample_rate / hop + 0.5))
-    starts = [round((i + 0.5) * hop * sample_rate - size / 2) for i in range(count)]
-    inside = (min(max(start, 0), len(audio) - size) for start in starts)
-    return [audio[start : start + size] for start in inside]
 
 
 def score_tracks(tracks: Iterable[Track], predictor: Predictor, batch_size: int) -> Iterator[Track]:
@@ -388,40 +378,3 @@ def _quality_by(report: AnnotateReport, path: str) -> Quality | None:
 
 def _is_by(predictor: str, version: str, quality: Quality) -> bool:
     return (quality.predictor, quality.version) == (predictor, version)
-
-
-def draw_histogram(scores: Sequence[float], statistics: QualityStatistics, path: str | Path) -> None:
-    """Draw the distribution of p-MOS, with the boundaries between levels by every preset.
-
-    Args:
-        scores: p-MOS of the tracks.
-        statistics: of these scores.
-        path: PNG to write.
-    """
-    # matplotlib takes a second to import; the Agg canvas needs no screen and no global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure((7, 2.5 * len(PRESETS)), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
-    bins = np.linspace(1, 5, 81)
-    for axes, preset in zip(figure.subplots(len(PRESETS), sharex=True), PRESETS, strict=True):
-        axes.hist(scores, bins, color="tab:blue")
-        axes.set(ylabel="tracks", xlim=(1, 5))
-        _draw_levels(axes, preset, scores, statistics)
-    axes.set_xlabel(f"p-MOS by {statistics.predictor} {statistics.version}")
-    with replacing(path) as part:
-        figure.savefig(part, format="png")
-
-
-def _draw_levels(axes: Any, preset: str, scores: Sequence[float], statistics: QualityStatistics) -> None:
-    try:
-        rule = level_rule(preset, statistics)
-    except ValueError as error:  # equal quantiles: there is nothing to draw
-        axes.set_title(str(error), fontsize="small")
-        return
-    for boundary in rule.boundaries:
-        axes.axvline(boundary, color="black", linewidth=1)
-    counts = [rule.levels(scores).count(level) for level in LEVELS]
-    shares = ", ".join(f"{count} at {level}" for level, count in zip(LEVELS, counts, strict=True))
-    axes.set_title(f"levels by {preset!r}: {shares}")

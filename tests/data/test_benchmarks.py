@@ -11,7 +11,7 @@ import soundfile
 from audiocraft_qamdt.cli import main as qamdt
 from audiocraft_qamdt.data.benchmarks import make_benchmark
 from audiocraft_qamdt.data.manifest import read_manifest
-from audiocraft_qamdt.generation.files import read_prompts
+from audiocraft_qamdt.generation.prompts import read_prompts
 from audiocraft_qamdt.utils.audio import audio_info
 
 from ..helpers.audio_folder import tone

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from audiocraft_qamdt.data.manifest import read_manifest, read_quality, write_sidecar_key
 from audiocraft_qamdt.data.metadata import KINDS, read_metadata
-from audiocraft_qamdt.generation.files import read_prompts
 from audiocraft_qamdt.generation.params import KNOBS
+from audiocraft_qamdt.generation.prompts import read_prompts
 from audiocraft_qamdt.metrics.texts import read_captions
 from audiocraft_qamdt.quality.levels import QualityStatistics
 from audiocraft_qamdt.utils import reading

@@ -19,7 +19,8 @@ import torch
 from audiocraft_qamdt.cli import main
 from audiocraft_qamdt.compat import CONFIG_ROOT
 from audiocraft_qamdt.generation import files
-from audiocraft_qamdt.generation.files import make_jobs, read_prompts, run_jobs
+from audiocraft_qamdt.generation.files import make_jobs, run_jobs
+from audiocraft_qamdt.generation.prompts import read_prompts
 from audiocraft_qamdt.generation.qamdt import QAMDT
 from audiocraft_qamdt.utils.memory import peak_memory_of
 

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from audiocraft_qamdt.commands import generate
 from audiocraft_qamdt.generation.app import Asked
 from audiocraft_qamdt.generation.config import ALIASES, generation_settings
-from audiocraft_qamdt.generation.files import read_prompts
 from audiocraft_qamdt.generation.params import KNOBS, GenerationParams, parse_rerank
+from audiocraft_qamdt.generation.prompts import read_prompts
 
 from .. import test_config
 

@@ -11,11 +11,10 @@ from audiocraft_qamdt.checkpoints.official import CODEC, EMA, NETWORK
 from audiocraft_qamdt.latents.mel_vae import (
     PUBLISHED_VAE,
     PUBLISHED_VOCODER,
-    _official_vae_key,
-    _official_vocoder_key,
     build_vae,
     build_vocoder,
 )
+from audiocraft_qamdt.latents.mel_vae_weights import _official_vae_key, _official_vocoder_key
 from audiocraft_qamdt.models.official import build, to_official
 
 CHECKPOINT = "checkpoint_389999.ckpt"

@@ -19,8 +19,8 @@ from audiocraft_qamdt.latents.mel_vae import (
     build_vocoder,
     mel_filters,
     normalize_waveform,
-    read_checkpoint,
 )
+from audiocraft_qamdt.latents.mel_vae_weights import read_checkpoint
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

@@ -8,7 +8,8 @@ import json
 import pytest
 
 from audiocraft_qamdt.commands.output import say
-from audiocraft_qamdt.generation.files import Job, check_writable, make_jobs, read_prompts
+from audiocraft_qamdt.generation.files import Job, check_writable, make_jobs
+from audiocraft_qamdt.generation.prompts import read_prompts
 from audiocraft_qamdt.utils.errors import reporting
 from audiocraft_qamdt.utils.files import replacing
 from audiocraft_qamdt.utils.outputs import check_beside, check_file, check_folder
