@@ -17,7 +17,7 @@ __all__ = ["QAMDT", "register"]
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> tp.Any:
+def __getattr__(name: str) -> object:
     if name == "QAMDT":
         return import_module(".generation.qamdt", __name__).QAMDT
     if name == "register":  # the module itself, which can be called: see its end

@@ -17,7 +17,10 @@ import types
 import typing as tp
 from pathlib import Path
 
-from .lazy import Deferred, LazyImports, after, import_lazily, packages_unread, without
+from .lazy import Context, Deferred, LazyImports, after, import_lazily, packages_unread, without
+
+if tp.TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +30,10 @@ CONFIG_ROOT = Path(__file__).resolve().parent.parent / "config"
 # few runs have.
 _SELDOM_USED = ("spacy", "wandb", "librosa.filters", "scipy.stats", "av", "torchaudio")
 
-# Their `__init__` imports every model, and with these solvers and metrics, for whoever wants one module of them.
+# Their `__init__` imports every model, and with these solvers and metrics, for an import of one module of them.
 _PACKAGES = ("audiocraft", "audiocraft.data", "audiocraft.models")
 
-_INSIDE = {
+_INSIDE: dict[str, Context] = {
     # T5, RoBERTa and Hugging Face's EnCodec, for conditioners and codecs that few runs have; and a decorator
     "audiocraft.modules.conditioners": without("transformers", "num2words"),
     "audiocraft.models.encodec": without("transformers"),
@@ -162,7 +165,9 @@ def _read_clap_as_data() -> None:
         vars(importlib.import_module(module))["load_state_dict"] = read_clap_checkpoint
 
 
-def read_clap_checkpoint(path: str | Path, map_location: str = "cpu", skip_params: bool = True) -> dict[str, tp.Any]:
+def read_clap_checkpoint(
+    path: str | Path, map_location: str = "cpu", skip_params: bool = True
+) -> dict[str, torch.Tensor]:
     """Read a laion-clap checkpoint's state dict, as data only, with the arguments of laion_clap's own function.
 
     Raises:
@@ -172,7 +177,8 @@ def read_clap_checkpoint(path: str | Path, map_location: str = "cpu", skip_param
     import torch
 
     # Training left a NumPy scalar (the best score) beside the weights: these three types carry data only.
-    scalar: tp.Any = vars(np.core.multiarray)["scalar"]
+    scalar: tp.Callable[..., object] = vars(np.core.multiarray)["scalar"]
+    scalars: list[tp.Callable[..., object] | tuple[tp.Callable[..., object], str]]
     scalars = [scalar, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i8"))]
     with torch.serialization.safe_globals(scalars):
         try:
@@ -185,7 +191,7 @@ def read_clap_checkpoint(path: str | Path, map_location: str = "cpu", skip_param
     return state
 
 
-def _plain_dict(factory: tp.Any = None) -> dict:
+def _plain_dict(factory: object = None) -> dict:
     return {}
 
 
@@ -210,7 +216,7 @@ def _prepare_worker_pools() -> None:
 
     import audiocraft.utils.utils
 
-    prepared: tp.Any = functools.partial(ProcessPoolExecutor, initializer=prepare)
+    prepared: tp.Callable[..., ProcessPoolExecutor] = functools.partial(ProcessPoolExecutor, initializer=prepare)
     vars(audiocraft.utils.utils)["ProcessPoolExecutor"] = prepared
 
 
@@ -224,8 +230,8 @@ def _write_audio_with_soundfile() -> None:
 _SUBTYPES = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
 
 
-def _write_with_soundfile(out_path: str | Path, wav: tp.Any, sample_rate: int, flags: list[str]) -> None:
-    """Same contract as AudioCraft's `_piping_to_ffmpeg`; bit rates among `flags` are left to libsndfile."""
+def _write_with_soundfile(out_path: str | Path, wav: torch.Tensor, sample_rate: int, flags: list[str]) -> None:
+    """Write audio as AudioCraft's `_piping_to_ffmpeg` does; bit rates among `flags` are left to libsndfile."""
     import soundfile
 
     audio_format = flags[flags.index("-f") + 1]

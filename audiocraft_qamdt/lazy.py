@@ -18,7 +18,7 @@ import types
 import typing as tp
 
 Spec = importlib.machinery.ModuleSpec
-Context = tp.Callable[[], tp.Any]  # a context manager
+Context = tp.Callable[[], tp.ContextManager[None]]
 
 
 class Deferred(types.ModuleType):
@@ -33,7 +33,7 @@ class Deferred(types.ModuleType):
         self.__spec__ = Spec(name, None)
         self.__dict__["_load"] = load
 
-    def __getattr__(self, name: str) -> tp.Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__") and name != "__path__":
             raise AttributeError(name)
         return getattr(self.__dict__["_load"](), name)
@@ -43,7 +43,7 @@ def import_lazily(name: str, instead: str | None = None, then: tp.Callable[[], N
     """Let `import name` succeed now, and import it (or the module named by `instead`) when something of it is used.
 
     Args:
-        then: called after it is imported, now if somebody has imported it already.
+        then: called after it is imported; at once if it is imported already.
     """
     if isinstance(sys.modules.get(name), types.ModuleType):
         if not isinstance(sys.modules[name], Deferred):
@@ -68,16 +68,16 @@ class _Name:
     def __init__(self, module: str, name: str) -> None:
         self._of = (module, name)
 
-    def _load(self) -> tp.Any:
+    def _load(self) -> tp.Callable[..., object]:
         module, name = self._of
         return getattr(importlib.import_module(module), name)
 
-    def __getattr__(self, name: str) -> tp.Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):  # `typing` asks for some where a name stands in a hint
             raise AttributeError(name)
         return getattr(self._load(), name)
 
-    def __call__(self, *args: object, **kwargs: object) -> tp.Any:
+    def __call__(self, *args: object, **kwargs: object) -> object:
         return self._load()(*args, **kwargs)
 
 
@@ -91,7 +91,7 @@ class _Names(types.ModuleType):
         super().__init__(name)
         self.__spec__ = Spec(name, None)
 
-    def __getattr__(self, name: str) -> tp.Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
         if sys.modules.get(self.__name__) is self:
@@ -102,7 +102,7 @@ class _Names(types.ModuleType):
 class _Package(types.ModuleType):
     """A package whose `__init__` runs when something is asked of it that is no submodule."""
 
-    def __getattr__(self, name: str) -> tp.Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__") and name not in ("__version__", "__all__"):
             raise AttributeError(name)
         if importlib.util.find_spec(f"{self.__name__}.{name}") is not None:
@@ -180,10 +180,10 @@ def after(package: str) -> Context:
 class _Map(collections.abc.Mapping):
     """A mapping that is made when something is looked up in it."""
 
-    def __init__(self, make: tp.Callable[[], tp.Mapping[str, tp.Any]]) -> None:
+    def __init__(self, make: tp.Callable[[], tp.Mapping[str, object]]) -> None:
         self._made = functools.cache(make)
 
-    def __getitem__(self, key: str) -> tp.Any:
+    def __getitem__(self, key: str) -> object:
         return self._made()[key]
 
     def __iter__(self) -> tp.Iterator[str]:
@@ -216,7 +216,7 @@ class LazyImports(importlib.abc.MetaPathFinder):
     """
 
     def __init__(self, packages: tp.Iterable[str], inside: tp.Mapping[str, Context]) -> None:
-        self.loaders: dict[str, tp.Callable[[tp.Any], importlib.abc.Loader]] = {
+        self.loaders: dict[str, tp.Callable[[importlib.abc.Loader], importlib.abc.Loader]] = {
             **dict.fromkeys(packages, _PackageLoader),
             **{name: functools.partial(_LoaderInside, context=context) for name, context in inside.items()},
         }

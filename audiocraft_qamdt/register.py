@@ -16,13 +16,22 @@ import audiocraft.models.encodec
 import audiocraft.solvers
 import audiocraft.solvers.builders
 
-Function = tp.Callable[..., tp.Any]
+if tp.TYPE_CHECKING:
+    import torch
+    from omegaconf import DictConfig
+
+    from audiocraft.models.encodec import CompressionModel
+    from audiocraft.modules.conditioners import ConditioningProvider
+    from audiocraft.solvers.base import StandardSolver
+
+Function = tp.Callable[..., object]
+"""One of AudioCraft's, or ours in its place, which takes AudioCraft's first."""
 
 SOLVERS: dict[str, str] = {"qamdt": "QAMDTSolver"}
 """Value of `solver` in a config -> class in `audiocraft_qamdt.solver`."""
 
 
-def _get_solver(audiocraft_get_solver: Function, cfg: tp.Any) -> tp.Any:
+def _get_solver(audiocraft_get_solver: tp.Callable[[DictConfig], StandardSolver], cfg: DictConfig) -> StandardSolver:
     """Return AudioCraft's `get_solver`, knowing ours."""
     if cfg.solver == "compression" and cfg.compression_model == "spectral_vae":
         from .solver import CodecSolver
@@ -47,12 +56,16 @@ def _get_solver(audiocraft_get_solver: Function, cfg: tp.Any) -> tp.Any:
     return getattr(solver, SOLVERS[cfg.solver])(cfg)
 
 
-def _get_conditioner_provider(_: Function, output_dim: int, cfg: tp.Any) -> tp.Any:
+def _get_conditioner_provider(_: Function, output_dim: int, cfg: DictConfig) -> ConditioningProvider:
     """Return AudioCraft's `get_conditioner_provider`, knowing the conditioners in `builders.CONDITIONERS`."""
     return builders.get_conditioner_provider(output_dim, cfg)
 
 
-def _get_pretrained(audiocraft_get_pretrained: Function, name: str, device: tp.Any = "cpu") -> tp.Any:
+def _get_pretrained(
+    audiocraft_get_pretrained: tp.Callable[[str, torch.device | str], CompressionModel],
+    name: str,
+    device: torch.device | str = "cpu",
+) -> CompressionModel:
     """Extend AudioCraft's `CompressionModel.get_pretrained` by our codecs: "<codec>" or "<codec>:<checkpoint>"."""
     codec, _, checkpoint = str(name).partition(":")
     if codec not in builders.known_codecs():
@@ -67,15 +80,17 @@ def _get_pretrained(audiocraft_get_pretrained: Function, name: str, device: tp.A
     ).eval()
 
 
-def _get_compression_model(audiocraft_get_compression_model: Function, cfg: tp.Any) -> tp.Any:
-    """AudioCraft's `get_compression_model`, knowing `compression_model: spectral_vae`."""
+def _get_compression_model(
+    audiocraft_get_compression_model: tp.Callable[[DictConfig], CompressionModel], cfg: DictConfig
+) -> CompressionModel:
+    """Return AudioCraft's `get_compression_model`, knowing `compression_model: spectral_vae`."""
     if cfg.compression_model != "spectral_vae":
         return audiocraft_get_compression_model(cfg)
     return builders.get_trainable_codec(cfg).to(cfg.device)
 
 
 # (owner, attribute, ours): each function of AudioCraft's that learns new names, everywhere it is looked up.
-TABLE: list[tuple[tp.Any, str, Function]] = [
+TABLE: list[tuple[types.ModuleType | type, str, Function]] = [
     (audiocraft.solvers.builders, "get_solver", _get_solver),
     (audiocraft.solvers, "get_solver", _get_solver),
     (audiocraft.models.builders, "get_conditioner_provider", _get_conditioner_provider),

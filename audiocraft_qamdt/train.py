@@ -14,6 +14,7 @@ import random
 import socket
 import sys
 import time
+import types
 import typing as tp
 from pathlib import Path
 
@@ -33,6 +34,9 @@ from .utils.quoting import quoted
 
 import flashy
 from audiocraft.environment import AudioCraftEnvironment
+
+if tp.TYPE_CHECKING:
+    from audiocraft.solvers.base import StandardSolver
 from audiocraft.utils.cluster import get_slurm_parameters
 
 logger = logging.getLogger(__name__)
@@ -48,7 +52,7 @@ def resolve_config_dset_paths(cfg: omegaconf.DictConfig) -> None:
             cfg.datasource[key] = git_save.to_absolute_path(value)
 
 
-def get_solver(cfg: omegaconf.DictConfig) -> tp.Any:
+def get_solver(cfg: omegaconf.DictConfig) -> StandardSolver:
     """Return the solver of a config; batch sizes become per process.
 
     Raises:
@@ -83,7 +87,7 @@ def get_solver_from_xp(
     load_best: bool = True,
     ignore_state_keys: tp.Sequence[str] = (),
     disable_fsdp: bool = True,
-) -> tp.Any:
+) -> StandardSolver:
     """Return the solver of a Dora experiment, as `audiocraft.train.get_solver_from_xp`.
 
     Args:
@@ -96,9 +100,10 @@ def get_solver_from_xp(
     """
     from hydra.core.global_hydra import GlobalHydra
 
-    cfg: tp.Any = (
-        xp.cfg if override_cfg is None else omegaconf.OmegaConf.merge(xp.cfg, omegaconf.DictConfig(override_cfg))
-    )
+    cfg = xp.cfg
+    if override_cfg is not None:
+        merged = omegaconf.OmegaConf.merge(xp.cfg, omegaconf.DictConfig(override_cfg))
+        cfg = tp.cast(omegaconf.DictConfig, merged)
     ignored = list(ignore_state_keys)
     if disable_fsdp and cfg.fsdp.use:
         cfg.fsdp.use = False
@@ -113,9 +118,17 @@ def get_solver_from_xp(
         GlobalHydra.instance().clear()
 
 
-def get_solver_from_sig(sig: str, *args: tp.Any, **kwargs: tp.Any) -> tp.Any:
+def get_solver_from_sig(
+    sig: str,
+    override_cfg: dict | omegaconf.DictConfig | None = None,
+    restore: bool = True,
+    load_best: bool = True,
+    ignore_state_keys: tp.Sequence[str] = (),
+    disable_fsdp: bool = True,
+) -> StandardSolver:
     """Return the solver of a Dora signature; see `get_solver_from_xp`."""
-    return get_solver_from_xp(main.get_xp_from_sig(sig), *args, **kwargs)
+    xp = main.get_xp_from_sig(sig)
+    return get_solver_from_xp(xp, override_cfg, restore, load_best, ignore_state_keys, disable_fsdp)
 
 
 def init_seed_and_system(cfg: omegaconf.DictConfig) -> None:
@@ -220,7 +233,7 @@ def _quoted_argv() -> list[str]:
     return sys.argv[1:]
 
 
-def _report_uncaught(kind: type[BaseException], error: BaseException, trace: tp.Any) -> None:
+def _report_uncaught(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
     """Report what fails before a run has begun, as `reporting` does; an exception hook."""
 
     def again() -> None:

@@ -28,7 +28,7 @@ from audiocraft_qamdt.metrics.base import Batch, Clip, Network, Outputs
 from audiocraft_qamdt.metrics.folders import evaluate_folders, named_audio, read_clip, table_of
 from audiocraft_qamdt.metrics.networks import Networks
 from audiocraft_qamdt.metrics.signal import normalize
-from audiocraft_qamdt.metrics.table import Evaluation, Setup, build_metrics
+from audiocraft_qamdt.metrics.table import Evaluation, Setup, Switch, build_metrics
 from audiocraft_qamdt.playground.synthesis import compose, render
 from audiocraft_qamdt.quality.annotate import score_clip
 from audiocraft_qamdt.utils.files import write_json
@@ -36,7 +36,7 @@ from audiocraft_qamdt.utils.files import write_json
 SAMPLE_RATE, SECONDS = 16000, 10.0
 PIECES = 12  # that clips are mixed from
 PREDICTORS = ("acoustic", "playground")
-SWITCHES: dict[str, object] = {
+SWITCHES: dict[str, Switch] = {
     **dict.fromkeys(("frechet", "kad", "coverage", "inception", "kl"), "playground"),
     "pmos": list(PREDICTORS),
     "silence": True,

@@ -68,7 +68,7 @@ class Measured:
             scheduler = make_scheduler("ddim", self.model.schedule, self.model.schedule.num_steps)
             scheduler.set_timesteps(self.model.schedule.num_steps)
             prediction = denoise(made, torch.zeros(len(made), dtype=torch.long, device=made.device))
-            made = scheduler.step(prediction, 0, made).pred_original_sample
+            made = scheduler.step(prediction, 0, made, return_dict=False)[1]  # the network's clean estimate
         return made, self.evaluations / len(made)
 
 

@@ -6,13 +6,13 @@ import base64
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..utils.files import write_json
+from ..utils.reading import JsonValue
 
 CACHE_FOLDER = ".captions"  # beside the manifest
 _BLOCK = 1 << 20
@@ -43,7 +43,7 @@ class StageCache:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def get(self, stage: str, key: str) -> Any:
+    def get(self, stage: str, key: str) -> JsonValue:
         """Return what was stored; None where nothing was, or it cannot be read."""
         try:
             return json.loads(self.path(stage, key).read_text(encoding="utf-8"))["value"]

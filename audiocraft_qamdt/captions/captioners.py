@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import julius
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,9 @@ from ..utils.randomness import keyed_seed
 from ..utils.reading import JsonObject
 from .endpoint import Endpoint, EndpointError, audio_message
 from .local import load_pretrained, seeded
+
+if tp.TYPE_CHECKING:
+    from transformers import BatchFeature
 
 
 @dataclass(frozen=True)
@@ -103,12 +107,12 @@ class LocalCaptioner:
             tokens = tokens[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
 
-    def _inputs(self, audio: list[tp.Any]) -> tp.Any:
+    def _inputs(self, audio: list[np.ndarray]) -> BatchFeature:
         if not self.chats:
             return self.processor.feature_extractor(
                 audio, sampling_rate=self.sample_rate, return_tensors="pt", return_attention_mask=True
             )
-        question = {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": self.prompt}]}
+        question: JsonObject = {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": self.prompt}]}
         text = self.processor.apply_chat_template([question], add_generation_prompt=True, tokenize=False)
         return self.processor(
             text=[text] * len(audio),

@@ -207,7 +207,7 @@ class Endpoint:
 
 
 def _tokens(used: object) -> tuple[int, int] | None:
-    """Tokens of prompt and answer by a `usage`; None where it holds no counts."""
+    """Return the tokens of prompt and answer by a `usage`; None where it holds no counts."""
     if not isinstance(used, dict):
         return None
     counts = [used.get(key) or 0 for key in ("prompt_tokens", "completion_tokens")]

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from ..builders import resolve_device
 from ..utils.reading import JsonObject
 from .endpoint import Endpoint
-from .local import loading, seeded
+from .local import GenerativeModel, loading, seeded
+
+if tp.TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Prompt:
 
     Args:
         system: the instructions.
-        user: what they apply to; it holds texts of strangers.
+        user: what they apply to; it holds texts that are not to be trusted.
         seed: what sampling is seeded with.
     """
 
@@ -30,7 +34,7 @@ class Prompt:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """In the format of chat templates and endpoints."""
+        """Return the prompt in the format of chat templates and endpoints."""
         return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
 
 
@@ -73,9 +77,9 @@ class LocalLanguageModel:
         self.max_new_tokens, self.device = max_new_tokens, resolve_device(device)
         self.key = {"temperature": temperature, "max_new_tokens": max_new_tokens}
         with loading(name):
-            self.tokenizer: tp.Any = AutoTokenizer.from_pretrained(name, padding_side="left")
-            model: tp.Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-        self.model = model.to(self.device).eval()
+            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, padding_side="left")
+            model: nn.Module = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        self.model = tp.cast(GenerativeModel, model.to(self.device).eval())
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
@@ -116,14 +120,14 @@ class LocalLanguageModel:
         return None if limit is None else max(limit - self.max_new_tokens, 1)
 
     def _text(self, prompt: Prompt) -> str:
-        # Words of strangers must not become the tokens that begin another speaker's turn.
+        # Words of untrusted texts must not become the tokens that begin another speaker's turn.
         user = prompt.user
         for token in self.tokenizer.all_special_tokens:
             user = user.replace(token, "")
         if not self.tokenizer.chat_template:
             return f"{prompt.system}\n\n{user}\n\nCaption:"
         messages = Prompt(prompt.system, user, prompt.seed).messages
-        return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return tp.cast(str, self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
 class EndpointLanguageModel:

@@ -8,6 +8,18 @@ from collections.abc import Iterator
 
 import torch
 
+if tp.TYPE_CHECKING:
+    from transformers import PretrainedConfig, ProcessorMixin
+
+
+class GenerativeModel(tp.Protocol):
+    """A model of transformers that writes text."""
+
+    config: PretrainedConfig
+    dtype: torch.dtype
+
+    def generate(self, **inputs: object) -> torch.Tensor: ...
+
 
 @contextlib.contextmanager
 def loading(name: str) -> Iterator[None]:
@@ -23,7 +35,7 @@ def loading(name: str) -> Iterator[None]:
         raise RuntimeError(f"model {name!r} could not be loaded: {reason}\nGive a hub id or a local folder.") from error
 
 
-def load_pretrained(name: str, device: str, dtype: str) -> tuple[tp.Any, tp.Any, bool]:
+def load_pretrained(name: str, device: str, dtype: str) -> tuple[GenerativeModel, ProcessorMixin, bool]:
     """Return an audio-to-text model.
 
     Returns:
@@ -48,7 +60,7 @@ def load_pretrained(name: str, device: str, dtype: str) -> tuple[tp.Any, tp.Any,
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Sampling from a seed. transformers' `generate` draws from the global generators, which are put back after."""
+    """Sample from a seed: transformers' `generate` draws from the global generators, which are put back after."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=list(devices)):
         torch.manual_seed(seed)

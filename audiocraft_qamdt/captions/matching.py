@@ -77,7 +77,7 @@ class Match:
         return cls(**{**fields, "candidates": [Candidate.from_dict(entry) for entry in fields["candidates"]]})
 
     def to_dict(self) -> JsonObject:
-        """For the cache."""
+        """Return what the cache keeps."""
         return {**vars(self), "candidates": [candidate.to_dict() for candidate in self.candidates]}
 
     def inputs(self, limit: int = 3) -> list[int]:

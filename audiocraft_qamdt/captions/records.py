@@ -46,7 +46,7 @@ class Candidate:
         return cls(**known)
 
     def to_dict(self) -> JsonObject:
-        """For JSON: without what is not known."""
+        """Return the content for JSON, without what is not known."""
         always = ("text", "stage", "model", "score", "kept")
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         fields["segment"] = None if self.segment is None else list(self.segment)  # as JSON gives it back
@@ -67,7 +67,7 @@ class Texts:
 
     @property
     def captions(self) -> list[Candidate]:
-        """Candidates that an earlier run has left."""
+        """Return the candidates that an earlier run left."""
         return [Candidate.from_dict(fields) for fields in self.sidecar.get(CAPTIONS) or []]
 
 

@@ -148,7 +148,7 @@ class CaptionReport:
             draw_scores(self.scores, self.threshold, self.manifest.parent / PLOT_FILE)
 
     def to_dict(self) -> JsonObject:
-        """For JSON; of each kind of score, the share kept at every threshold that could be chosen."""
+        """Return the content for JSON, with the share that each threshold would keep, for each kind of score."""
         names = ("tracks", "changed", "rewritten", "silent", "suspicious", "unreadable", "failed", "stopped", "cost")
         grid = [round(value, 2) for value in np.arange(0, 0.95, 0.05).tolist()]
         scores = {

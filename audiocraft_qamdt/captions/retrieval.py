@@ -7,14 +7,28 @@ import typing as tp
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..utils.files import replacing
+from ..utils.reading import JsonObject
 from .cache import digest
 
+if tp.TYPE_CHECKING:
+    import faiss
+
 _TEXTS_AT_ONCE = 256
+
+
+class TextEmbedder(tp.Protocol):
+    """The half of a `Matcher` that takes texts."""
+
+    name: str
+    key: JsonObject
+
+    def embed_texts(self, texts: list[str]) -> Tensor: ...
 
 
 class TextIndex:
@@ -35,16 +49,20 @@ class TextIndex:
         count = min(count, len(self.texts))
         if not count:
             return [[] for _ in queries]
-        if self._faiss is None:
-            scores, rows = (queries @ self.vectors.T).topk(count)
-        else:
-            scores, rows = self._faiss.search(queries.numpy(), count)
+        scores, rows = self._nearest(queries, count)
         found = zip(rows.tolist(), scores.tolist(), strict=True)
         # An approximate index gives row -1 where it found fewer.
         return [[(self.texts[row], score) for row, score in zip(*pair, strict=True) if row >= 0] for pair in found]
 
+    def _nearest(self, queries: Tensor, count: int) -> tuple[Tensor | np.ndarray, Tensor | np.ndarray]:
+        """Return cosines and rows [B, count]."""
+        if self._faiss is not None:
+            return self._faiss.search(queries.numpy(), count)
+        scores, rows = (queries @ self.vectors.T).topk(count)
+        return scores, rows
 
-def _faiss_index(vectors: Tensor, factory: str) -> tp.Any:
+
+def _faiss_index(vectors: Tensor, factory: str) -> faiss.Index | None:
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it reports every build that it did not find
     try:
         import faiss
@@ -62,7 +80,7 @@ def _faiss_index(vectors: Tensor, factory: str) -> tp.Any:
     return index
 
 
-def build_index(texts: Sequence[str], matcher: tp.Any, folder: Path, factory: str) -> tuple[TextIndex, str]:
+def build_index(texts: Sequence[str], matcher: TextEmbedder, folder: Path, factory: str) -> tuple[TextIndex, str]:
     """Index of the distinct texts. Their vectors are kept in `folder`, for the other shards and the next run.
 
     Returns:

@@ -41,7 +41,7 @@ class Request:
 
     @property
     def texts(self) -> list[str]:
-        """All that a name may come from."""
+        """Return all texts that a name may come from."""
         return [text for text in (self.original, *self.candidates, *self.tags.values()) if text]
 
 

@@ -24,6 +24,7 @@ from .two_tower import PlaygroundMatcher
 
 FOLDER = CONFIG_ROOT / "captions"
 Settings = JsonObject
+Built = tp.TypeVar("Built")
 
 
 def load_settings(config: str | Path | None = None, overrides: Sequence[str] = ()) -> Settings:
@@ -148,7 +149,7 @@ def get_rewriter(options: Settings) -> Rewriter | None:
     return None if options["model"] is None else _build(REWRITERS, options, "rewrite")
 
 
-def _build(table: dict[str, Callable[[Settings], tp.Any]], options: Settings, stage: str, *others: str) -> tp.Any:
+def _build(table: dict[str, Callable[[Settings], Built]], options: Settings, stage: str, *others: str) -> Built:
     if options["model"] not in table:
         raise ValueError(f"{stage}.model={options['model']!r} is unknown: choose one of {', '.join([*table, *others])}")
     return table[options["model"]](options)

@@ -51,7 +51,7 @@ PERSON_VERBS = r"(?:sings?|sang|plays?|played|performs?|performed|composed|compo
 
 
 def clean(text: str) -> str:
-    """One line of text that any file and terminal takes: composed, without control characters or lone surrogates."""
+    """Return one line that any file and terminal takes: composed, without control characters or lone surrogates."""
     text = unicodedata.normalize("NFC", text.encode("utf-8", "ignore").decode())
     kept = (" " if char.isspace() else char for char in text if char.isspace() or unicodedata.category(char) != "Cc")
     return " ".join("".join(kept).split())

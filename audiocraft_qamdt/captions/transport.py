@@ -13,19 +13,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 LARGEST_ANSWER = 1 << 20  # bytes; a caption is a few hundred
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args: tp.Any, **kwargs: tp.Any) -> None:
+    def redirect_request(self, *args: object, **kwargs: object) -> None:
         return None  # the key and the texts go where they were sent, and nowhere else
 
 
 @dataclass
 class _Exchange:
-    """The sockets of a request; `stop` wakes whoever waits for one of them."""
+    """The sockets of a request; `stop` ends every wait for one of them."""
 
     sockets: list[socket.socket] = field(default_factory=list)
     stopped: bool = False
@@ -42,7 +41,7 @@ class _Connection(http.client.HTTPConnection):
         super().__init__(*args, **kwargs)
         create = self._create_connection  # type: ignore[has-type]
 
-        def connect(*where: Any, **options: Any) -> socket.socket:
+        def connect(*where: object, **options: object) -> socket.socket:
             opened = create(*where, **options)
             exchange.sockets.append(opened)
             return opened
@@ -81,7 +80,7 @@ class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str], timeout: float) -> tuple[int, Mapping[str, str], bytes]:
-    """Status, headers and body of the answer to one POST.
+    """Send one POST; return the status, headers and body of the answer.
 
     Redirects are not followed. Only the look-up of the host's name is bounded by the system and not by `timeout`.
 
@@ -125,7 +124,7 @@ def _read(response: http.client.HTTPResponse | urllib.error.HTTPError) -> bytes:
         parts.append(part)
         size += len(part)
         if size > LARGEST_ANSWER:
-            raise ValueError(f"an answer of more than {LARGEST_ANSWER} bytes")
+            raise ValueError(f"the answer is larger than {LARGEST_ANSWER} bytes")
     if getattr(response, "length", None):
         raise http.client.IncompleteRead(b"", response.length)
     return b"".join(parts)

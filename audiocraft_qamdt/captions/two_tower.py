@@ -90,7 +90,7 @@ class TwoTower(nn.Module):
         return found
 
     def loss(self, levels: Tensor, bags: Tensor) -> Tensor:
-        """Contrastive in both directions (arXiv 2211.06687, equation 3; equal captions are all right), and by word."""
+        """Compute the contrastive loss in both directions (arXiv 2211.06687, equation 3), and the loss by word."""
         raw = self.audio(levels)
         logits = self.log_scale.exp() * functional.normalize(raw, dim=-1) @ self.text(bags).T
         same = (bags[:, None] == bags[None]).all(-1).float()

@@ -178,7 +178,7 @@ def merge(weights: dict[str, Tensor], *weighted: tuple[Adapter, float]) -> dict[
 
 
 def merge_named(weights: dict[str, Tensor], adapters: tp.Iterable[str]) -> dict[str, Tensor]:
-    """As `merge`, with adapters given as `DIR[:weight]`.
+    """Merge adapters given as `DIR[:weight]`; see `merge`.
 
     Raises:
         FileNotFoundError, ValueError: see `read` and `merge`.

@@ -12,7 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from ..utils.composing import compose_config
-from ..utils.reading import JsonObject
+from ..utils.reading import JsonObject, JsonValue
 
 OPEN = ("datasource", "optim", "schedule", "metrics", "evaluate", "slurm", "wandb", "tensorboard", "logging", "dora")
 """Sections of which generation reads nothing: recipes and users add their own keys to them."""
@@ -73,7 +73,7 @@ def read(path: Path, check_keys: bool = True) -> DictConfig:
 
 
 def resolved(cfg: DictConfig, where: str | Path) -> JsonObject:
-    """A training run's config as plain data: references to other keys are followed, no resolver runs.
+    """Return a run's config as plain data: references to other keys are followed, no resolver runs.
 
     Raises:
         ValueError: naming `where` and the key that holds a resolver (`${oc.env:...}`).
@@ -82,8 +82,8 @@ def resolved(cfg: DictConfig, where: str | Path) -> JsonObject:
     return tp.cast(dict, OmegaConf.to_container(cfg, resolve=True))
 
 
-def portable(content: tp.Any) -> tp.Any:
-    """The same without what names the machine it was trained on: its sections, and every path."""
+def portable(content: JsonValue) -> JsonValue:
+    """Return the content without what names the machine it was trained on: its sections, and every path."""
     if isinstance(content, dict):
         return {key: portable(value) for key, value in content.items() if key not in MACHINE}
     if isinstance(content, list):
@@ -112,7 +112,7 @@ def _refuse_interpolations(value: object, where: str, mark: str) -> None:
         for child in value:
             _refuse_interpolations(child, where, mark)
     elif isinstance(value, str) and "${" in value and mark in value:
-        raise ValueError(f"{where} refused: {value[:60]!r} asks to be resolved; give the value itself")
+        raise ValueError(f"{where} refused: {value[:60]!r} is an interpolation; give the value itself")
 
 
 def _check(content: dict, known: dict, prefix: str, path: Path, free: set[str], inside: bool = False) -> None:
@@ -149,7 +149,7 @@ def _types(default: object) -> tuple[type, ...] | None:
 
 @functools.cache
 def _known() -> JsonObject:
-    """Every key of the recipes, with its default."""
+    """Return every key of the recipes with its default."""
     known: object = {}
     for recipe in ("qamdt/playground", "qamdt"):
         known = _merged(known, OmegaConf.to_container(compose_config(f"solver={recipe}")))

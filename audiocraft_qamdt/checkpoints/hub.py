@@ -137,7 +137,7 @@ def find(name: str) -> Checkpoint:
 
 @contextlib.contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Raise the hub's errors as one that names what was asked for."""
+    """Raise the hub's errors as one that names what was requested."""
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its HTTP library
 
     try:

@@ -32,7 +32,7 @@ _FILES = re.compile(
 
 
 def in_use(cfg: DictConfig) -> dict[str, str]:
-    """Keys of the parts that the model of this config loads, with what they name."""
+    """Return the keys of the parts that the model of this config loads, with what they name."""
     described = OmegaConf.select(cfg, "conditioners.description.model")
     prefixes = (f"latents.{OmegaConf.select(cfg, 'latents.codec')}.", f"conditioners.description.{described}.")
     found = {key: OmegaConf.select(cfg, key) for key in PART_KEYS if key.startswith(prefixes)}
@@ -40,7 +40,7 @@ def in_use(cfg: DictConfig) -> dict[str, str]:
 
 
 def locate(folder: Path, value: str, where: str) -> str:
-    """Path of a part `./...` of an export.
+    """Return the path of a part `./...` of an export.
 
     Raises:
         ValueError: it is outside of the export's folder.

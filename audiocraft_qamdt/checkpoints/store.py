@@ -66,7 +66,7 @@ class TrainedModel:
     origin: Path | None = None
 
     def solver_state(self) -> JsonObject:
-        """The same as the part of a solver's state that AudioCraft continues from."""
+        """Return the part of a solver's state that AudioCraft continues from."""
         return {
             "best_state": {"model": self.model},
             "codec.statistics": self.codec_statistics,

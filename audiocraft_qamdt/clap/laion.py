@@ -15,6 +15,9 @@ from torch import Tensor
 from ..compat import read_clap_checkpoint
 from ..utils.reading import JsonObject
 
+if tp.TYPE_CHECKING:
+    from transformers import ClapConfig, ClapModel, ClapProcessor
+
 # laion-clap's `amodel`, which the checkpoint does not name: the width of its first layer tells.
 ARCHITECTURES: dict[str, JsonObject] = {
     "HTSAT-tiny": {"patch_embeds_hidden_size": 96, "depths": [2, 2, 6, 2], "num_attention_heads": [4, 8, 16, 32]},
@@ -42,7 +45,7 @@ DISPENSABLE = ("position_ids", "token_type_ids", "relative_position_index", "log
 FUSION = "mel_conv2d"  # in the names of layers that only the checkpoints for long audio have
 
 
-def load_laion_clap(path: str | Path, tokenizer: str = "roberta-base") -> tuple[tp.Any, tp.Any]:
+def load_laion_clap(path: str | Path, tokenizer: str = "roberta-base") -> tuple[ClapModel, ClapProcessor]:
     """Load a checkpoint of laion-clap (HTSAT and RoBERTa, without fusion).
 
     Args:
@@ -103,7 +106,7 @@ def _architecture(weights: dict[str, Tensor], path: str | Path) -> str:
     raise ValueError(f"{path} is not a checkpoint of laion-clap with one of {', '.join(ARCHITECTURES)}")
 
 
-def _config(weights: dict[str, Tensor], path: str | Path) -> tp.Any:
+def _config(weights: dict[str, Tensor], path: str | Path) -> ClapConfig:
     from transformers import ClapConfig
 
     if _fused(weights):

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from .laion import load_laion_clap
 
+if tp.TYPE_CHECKING:
+    from transformers import ClapProcessor
+
 Scorer = tp.Callable[[Tensor, int, list[str]], Tensor]
 """scorer(audio [B, channels, S], sample_rate, texts) -> score [B], higher is better."""
 
@@ -41,7 +44,8 @@ class ClapScorer:
     def __init__(self, name: str, device: torch.device | str = "cpu", tokenizer: str = "roberta-base") -> None:
         from transformers import ClapModel, ClapProcessor
 
-        self.model: tp.Any
+        self.model: tp.Any  # a ClapModel, whose methods transformers decorates to what no type checker can follow
+        self.processor: ClapProcessor
         file = _checkpoint_file(name)
         if file is not None:
             self.model, self.processor = load_laion_clap(file, tokenizer)
@@ -86,7 +90,7 @@ class ClapScorer:
 
 
 def _checkpoint_file(name: str) -> Path | None:
-    """The laion-clap file that `name` means, downloaded where it lies on the hub; None = a `ClapModel`."""
+    """Return the laion-clap file that `name` means, downloaded where it lies on the hub; None = a `ClapModel`."""
     if Path(name).is_file():
         return Path(name)
     owner, _, rest = name.partition("/")
@@ -98,6 +102,6 @@ def _checkpoint_file(name: str) -> Path | None:
     return Path(HfApi().hf_hub_download(f"{owner}/{repository}", file))
 
 
-def _pooled(output: tp.Any) -> Tensor:
+def _pooled(output: object) -> Tensor:
     # A tensor until transformers 5, which gives the whole output.
-    return torch.nn.functional.normalize(getattr(output, "pooler_output", output), dim=-1)
+    return torch.nn.functional.normalize(tp.cast(Tensor, getattr(output, "pooler_output", output)), dim=-1)

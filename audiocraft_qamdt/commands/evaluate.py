@@ -136,7 +136,7 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ValueError(f"{', '.join(given)}: {'not with' if args.calibrate else 'only with'} --calibrate")
 
 
-def _is_result(content: dict[str, tp.Any]) -> bool:
+def _is_result(content: JsonObject) -> bool:
     return {"generated", "numbers", "scores"} <= content.keys() or {"generated", "responses"} <= content.keys()
 
 
@@ -166,7 +166,7 @@ def _calibrate(args: argparse.Namespace, table: Path, switches: dict[str, list[s
     from ..metrics.table import build_metrics
     from ..utils.files import write_json, write_lines
 
-    chosen: dict[str, tp.Any] = {"seconds": args.clip_seconds, "clips": args.clips}
+    chosen: JsonObject = {"seconds": args.clip_seconds, "clips": args.clips}
     if args.kinds is not None:
         chosen["kinds"] = args.kinds.split(",")
     if args.strengths is not None:
@@ -209,7 +209,7 @@ def _write(out: Path, table: Path, reports: list[FolderReport]) -> None:
 
 
 def _table_path(out: Path) -> Path:
-    """Where the table goes: two results never share one, whatever their names end with."""
+    """Return the table's file: two results never share one, whatever their names end with."""
     return out.with_suffix(".md") if out.suffix.lower() == ".json" else out.with_name(f"{out.name}.md")
 
 

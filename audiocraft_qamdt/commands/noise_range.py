@@ -9,7 +9,11 @@ from pathlib import Path
 from .output import say
 
 if tp.TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from ..data.dataset import QualityMusicDataset
+    from ..latents.codec import LatentCodec
+    from ..quality.levels import LevelRule
     from ..quality.noise_classifier import Clips
 
 BATCH = 16
@@ -46,7 +50,7 @@ def _noise_range(args: argparse.Namespace) -> int:
     recipe = _recipe([*solver, *args.overrides])
     codec = builders.get_codec(recipe.latents)
     builders.check_codec(recipe, codec)
-    rule = builders.get_level_rule(recipe.quality, statistics)
+    rule = tp.cast("LevelRule", builders.get_level_rule(recipe.quality, statistics))  # none only without statistics
     dataset = _dataset(args, recipe)
     _estimate(codec, dataset)
     train, held_out = _collect(dataset, codec, rule)
@@ -66,7 +70,7 @@ def _noise_range(args: argparse.Namespace) -> int:
     return 0
 
 
-def _recipe(overrides: list[str]) -> tp.Any:
+def _recipe(overrides: list[str]) -> DictConfig:
     from hydra.errors import HydraException
 
     from ..utils.composing import compose_config
@@ -77,7 +81,7 @@ def _recipe(overrides: list[str]) -> tp.Any:
         raise ValueError(f"{' '.join(overrides)}: {str(error).strip().splitlines()[0]}") from error
 
 
-def _dataset(args: argparse.Namespace, recipe: tp.Any) -> QualityMusicDataset:
+def _dataset(args: argparse.Namespace, recipe: DictConfig) -> QualityMusicDataset:
     from ..data.dataset import QualityMusicDataset
     from ..data.manifest import read_manifest
 
@@ -99,13 +103,13 @@ def _dataset(args: argparse.Namespace, recipe: tp.Any) -> QualityMusicDataset:
     return dataset
 
 
-def _estimate(codec: tp.Any, dataset: QualityMusicDataset) -> None:
+def _estimate(codec: LatentCodec, dataset: QualityMusicDataset) -> None:
     """Give latents unit variance, where the codec does not bring that along."""
     if int(codec.statistics.count) == 0:
         codec.estimate_statistics(dataset[index][0][None] for index in range(min(len(dataset), 16 * BATCH)))
 
 
-def _collect(dataset: QualityMusicDataset, codec: tp.Any, rule: tp.Any) -> tuple[Clips, Clips]:
+def _collect(dataset: QualityMusicDataset, codec: LatentCodec, rule: LevelRule) -> tuple[Clips, Clips]:
     """Encode the clips that have a score: those to train on, and those of the tracks held out."""
     import torch
     from tqdm import tqdm

@@ -1,4 +1,4 @@
-"""`qamdt quality-curve`: whether a model gives the quality that it is asked for."""
+"""`qamdt quality-curve`: judge clips at every quality level."""
 
 from __future__ import annotations
 

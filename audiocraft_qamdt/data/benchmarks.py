@@ -145,7 +145,7 @@ def _audio(folder: Path) -> list[Path]:
 
 
 def _by_word(paths: Iterable[Path]) -> dict[str, Path]:
-    """Audio by the names that it can go by: its stem, and what stands in brackets or before a full stop."""
+    """Return audio by its possible names: its stem, and what stands in brackets or before a full stop."""
     named: dict[str, Path] = {}
     for path in paths:
         stem = path.stem

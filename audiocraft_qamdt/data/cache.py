@@ -44,13 +44,13 @@ SETTINGS = (
     "dataset.caption",
     "dataset.shuffle_quality",
 )
-"""Config keys that decide what a cache holds: whoever reads it or adds to it must have the same."""
+"""Config keys that decide what a cache holds: a run that reads it or adds to it must have the same."""
 
 UPDATES = "optim.updates_per_epoch"
 
 
 def to_record(info: QualityMusicInfo, latents: Tensor) -> Record:
-    """One item as plain data and one tensor, for AudioCraft's `CachedBatchWriter`.
+    """Return an item as plain data and one tensor, for AudioCraft's `CachedBatchWriter`.
 
     Args:
         info: what conditions the item.
@@ -79,13 +79,13 @@ class Description:
         probe: `LatentCodec.probe` as lists [C][T][F].
     """
 
-    settings: dict[str, tp.Any]
-    written_with: dict[str, tp.Any]
-    codec: dict[str, tp.Any]
-    probe: list[tp.Any]
+    settings: JsonObject
+    written_with: JsonObject
+    codec: JsonObject
+    probe: list[list[list[float]]]
 
 
-def short_probe(probe: Tensor) -> list[tp.Any]:
+def short_probe(probe: Tensor) -> list[list[list[float]]]:
     """Return a probe [C, T, F] as lists of numbers with four digits."""
     rounded = [float(f"{value:.4g}") for value in probe.flatten().tolist()]
     return torch.tensor(rounded, dtype=torch.float64).view(probe.shape).tolist()
@@ -116,7 +116,7 @@ def _name_in(folder: Path, path: str) -> str:
     return Path(path).relative_to(folder).as_posix() if Path(path).is_relative_to(folder) else path
 
 
-def _identity(items: list[tp.Any], what: str) -> str:
+def _identity(items: tp.Sequence[object], what: str) -> str:
     digest = hashlib.sha256()
     for line in sorted(map(json.dumps, items)):
         digest.update(f"{line}\n".encode())
@@ -168,7 +168,7 @@ def _check_types(description: Description) -> None:
         raise TypeError("probe is no list [C][T][F] of numbers")
 
 
-def check_same(folder: Path, there: dict[str, tp.Any], here: dict[str, tp.Any]) -> None:
+def check_same(folder: Path, there: JsonObject, here: JsonObject) -> None:
     """Refuse settings that a cache was not made with.
 
     Raises:
@@ -229,7 +229,7 @@ class LatentBatchWriter(CachedBatchWriter):
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._hold(*self.shard))
             for shard in self._other_divisions():
-                with self._hold(*shard):  # somebody who divides the epochs otherwise would write some of ours
+                with self._hold(*shard):  # a writer that divides the epochs otherwise would write some of ours
                     pass
             with locked(self.cache_folder):
                 self._describe(description)
@@ -282,7 +282,7 @@ class LatentBatchWriter(CachedBatchWriter):
         super().start_epoch(epoch)
         remove_dead_parts(self._zip_path.parent)
 
-    def save(self, *content: tp.Any) -> None:
+    def save(self, *content: object) -> None:
         with replaced(flashy.utils, "write_and_rename", replacing_durably):
             super().save(*content)
 
@@ -297,12 +297,22 @@ class LatentBatchLoader(CachedBatchLoader):
     from the first.
 
     Args:
-        args, kwargs: of AudioCraft's loader.
+        cache_folder: of the latents.
+        batch_size: items of a batch, of each process.
+        num_workers: threads that read.
+        min_length: batches that an epoch must have.
         tracks: paths of the only tracks that may come; None = any.
     """
 
-    def __init__(self, *args: tp.Any, tracks: tp.Collection[str] | None = None, **kwargs: tp.Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        cache_folder: Path,
+        batch_size: int,
+        num_workers: int = 10,
+        min_length: int = 1,
+        tracks: tp.Collection[str] | None = None,
+    ) -> None:
+        super().__init__(cache_folder, batch_size, num_workers, min_length)
         self.tracks = tracks
 
     def start_epoch(self, epoch: int) -> None:

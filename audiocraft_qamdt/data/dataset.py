@@ -72,7 +72,7 @@ class QualityMusicDataset(MusicDataset):
         caption: `refined` = the sidecar's description; `original` = what it was before `qamdt captions`; `random` = one
             of these and of the candidates that passed, drawn for each item.
         shuffle_quality: a control for ablations: each track has the quality of another, always the same one; or
-            "published": each clip keeps its own or has that of another, drawn anew each time, as in the published
+            "published": each clip keeps its own or has that of another, drawn again each time, as in the published
             loader (see `data.weights.share_of_other_labels`).
         share: of the tracks, in (0, 1], that are kept; None = all.
         share_by: which ones, of `SHARES`; the same number and always the same ones.
@@ -228,7 +228,7 @@ class PublishedRedraw:
         logger.info("dataset.shuffle_quality=published: %.1f %% of the clips have a redrawn quality", 100 * other)
 
     def __call__(self, path: str, rng: random.Random) -> str:
-        """The track whose quality the clip of `path` is given."""
+        """Return the track whose quality the clip of `path` is given."""
         if not self.cumulative[-1] or rng.random() < self.taken[path]:
             return path
         return rng.choices(self.paths, cum_weights=self.cumulative)[0]
@@ -276,12 +276,12 @@ def _filtered(meta: list[AudioMeta], below: float | str, share: float) -> list[A
 
 
 def _scores(paths: list[str]) -> dict[str, float]:
-    """p-MOS of the tracks that have one."""
+    """Return the p-MOS of the tracks that have one."""
     return {path: quality.pmos for path in paths if (quality := _cached_quality(path)) is not None}
 
 
 def _shuffled(paths: list[str]) -> dict[str, str]:
-    """Each path → another one, the same whatever the order and number of processes: one cycle through all of them."""
+    """Give each path another one, whatever the order and number of processes: one cycle through all of them."""
     order = torch.randperm(len(paths), generator=keyed_generator("shuffle_quality")).tolist()
     cycle = [sorted(paths)[index] for index in order]
     return dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
@@ -291,14 +291,14 @@ def _shuffled(paths: list[str]) -> dict[str, str]:
 def _cached_quality(path: str) -> Quality | None:
     try:
         return read_quality(path)
-    except BrokenSidecar as error:  # one track's affair; a wrong score is everybody's, and refused
+    except BrokenSidecar as error:  # concerns one track; a wrong score concerns all, and is refused
         warn_once(f"{error}: the track has no quality")
         return None
 
 
 @functools.lru_cache(maxsize=65536)
 def _cached_texts(path: str) -> tuple[str | None, tuple[str, ...]]:
-    """A track's original description, and all its texts: this one, the refined one, the candidates that passed."""
+    """Return a track's original description, and all its texts: this, the refined one, candidates that passed."""
     sidecar = sidecar_path(path)
     content = read_metadata(sidecar) if sidecar.exists() else {}
     description = content.get("description")

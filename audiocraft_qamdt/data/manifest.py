@@ -374,7 +374,7 @@ def build_manifest(
 
 
 def _read_rows(files: list[Path], workers: int) -> Iterator[tuple[Path, JsonObject | str]]:
-    """Each file with its manifest row (and whether it is truncated), or with the reason why it cannot be read."""
+    """Yield each file with its row (and whether it is truncated), or with the reason why it cannot be read."""
 
     def read(path: Path) -> JsonObject | str:
         try:

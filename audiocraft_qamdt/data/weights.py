@@ -16,12 +16,12 @@ KINDS = ("exponential", "published")
 
 
 def acceptance(pmos: float) -> float:
-    """The share of draws in which the published loader takes a p-MOS: min(1, exp(5 (s − 4.05)))."""
+    """Return the probability with which the published loader takes a p-MOS: min(1, exp(5 (s − 4.05)))."""
     return math.exp(min(0.0, STEEPNESS * (pmos - PUBLISHED_FULL)))
 
 
 def sampling_weights(pmos: Sequence[float], kind: str = "exponential", steepness: float = STEEPNESS) -> list[float]:
-    """Sampling weight of each track.
+    """Return the sampling weight of each track.
 
     Args:
         kind: `exponential` = exp(steepness · p-MOS), divided by the largest (the published code's, without its upper
@@ -38,7 +38,7 @@ def sampling_weights(pmos: Sequence[float], kind: str = "exponential", steepness
 
 
 def share_of_other_labels(mean: float, std: float) -> float:
-    """The share of clips that the published loader gives another track's quality, for normally distributed p-MOS.
+    """Return the share of clips to which the published loader gives another track's quality, for normal p-MOS.
 
     It redraws the index, and the p-MOS with it, until one is taken, after the waveform was loaded (hhhh.py, lines 201
     to 220 after 175 to 195): a clip keeps its own quality if that is taken at the first draw.

@@ -131,7 +131,7 @@ SCHEDULES: dict[str, tp.Callable[..., Schedule]] = {"ddpm": NoiseSchedule, "flow
 """`diffusion.schedule.kind`."""
 
 
-def make_schedule(kind: str = "ddpm", **values: tp.Any) -> Schedule:
+def make_schedule(kind: str = "ddpm", **values: float | str | None) -> Schedule:
     """Return the schedule of that kind; what only the other kind has is left out, and None is the kind's default.
 
     Raises:

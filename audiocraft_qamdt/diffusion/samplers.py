@@ -15,10 +15,26 @@ from .settings import FEW_STEPS, FLOW_SAMPLERS, SAMPLERS, check_eta
 StepNoise = tp.Callable[[int], Tensor]
 """step_noise(index of the step) -> standard normal noise [B, C, T, F]."""
 
+
+class Scheduler(tp.Protocol):
+    """A diffusers scheduler, as `sample` calls it; only those of flows are asked for their `sigmas`."""
+
+    timesteps: Tensor
+    sigmas: Tensor
+
+    def set_timesteps(self, num_inference_steps: int, device: torch.device | None = None) -> None: ...
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor: ...
+
+    def step(
+        self, model_output: Tensor, timestep: Tensor | int, sample: Tensor, *, return_dict: bool, **options: object
+    ) -> tuple[Tensor, ...]: ...
+
+
 _PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
 
 
-def make_scheduler(sampler: str, schedule: Schedule, steps: int, positions: int = 1) -> tp.Any:
+def make_scheduler(sampler: str, schedule: Schedule, steps: int, positions: int = 1) -> Scheduler:
     """Return the diffusers scheduler of that name for our noise schedule, its timesteps not set yet.
 
     Args:
@@ -55,7 +71,7 @@ def _check_sampler(sampler: str, schedule: Schedule) -> None:
         raise ValueError(f"sampler {sampler!r} is unknown{of}: choose one of {', '.join(known)}")
 
 
-def _flow_scheduler(sampler: str, schedule: FlowSchedule, steps: int, positions: int) -> tp.Any:
+def _flow_scheduler(sampler: str, schedule: FlowSchedule, steps: int, positions: int) -> Scheduler:
     import diffusers
 
     name, options = FLOW_SAMPLERS[sampler]
@@ -69,7 +85,7 @@ def _flow_scheduler(sampler: str, schedule: FlowSchedule, steps: int, positions:
     return scheduler
 
 
-def _scheduler(sampler: str, schedule: NoiseSchedule, steps: int) -> tp.Any:
+def _scheduler(sampler: str, schedule: NoiseSchedule, steps: int) -> Scheduler:
     import diffusers
 
     name, options = SAMPLERS[sampler]
@@ -130,12 +146,12 @@ def sample(
     return x
 
 
-def _prediction(denoise: Denoise, x: Tensor, scheduler: tp.Any, index: int, schedule: Schedule) -> Tensor:
+def _prediction(denoise: Denoise, x: Tensor, scheduler: Scheduler, index: int, schedule: Schedule) -> Tensor:
     timestep = scheduler.timesteps[index]
     return denoise(scheduler.scale_model_input(x, timestep), timestep.expand(len(x))).float()
 
 
-def _velocity(denoise: Denoise, x: Tensor, scheduler: tp.Any, index: int, schedule: Schedule) -> Tensor:
+def _velocity(denoise: Denoise, x: Tensor, scheduler: Scheduler, index: int, schedule: Schedule) -> Tensor:
     # The exact times: schedulers that are not made for flows round their timesteps.
     time = scheduler.sigmas[index].to(x)
     prediction = denoise(x, (time * schedule.num_steps).expand(len(x))).float()

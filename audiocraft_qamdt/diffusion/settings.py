@@ -6,11 +6,13 @@ import math
 import typing as tp
 from dataclasses import dataclass, field
 
+Value = tp.TypeVar("Value")
+
 # name -> (class in diffusers, its options). `ddim` has the published timesteps and coefficients; the authors' inference
 # runs it with eta=1 (`ddpm.py`, lines 1928 and 2026). The others space their steps evenly in the logarithm of the
 # signal-to-noise ratio: on Gaussian data, whose solution is known, 25 steps of dpmsolver++ are 0.2 % from the solution
 # that way, and 6.5 % with steps spaced evenly in time.
-SAMPLERS: dict[str, tuple[str, dict[str, tp.Any]]] = {
+SAMPLERS: dict[str, tuple[str, dict[str, object]]] = {
     "ddim": (
         "DDIMScheduler",
         {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading"},
@@ -25,7 +27,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, tp.Any]]] = {
 }
 
 _FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-FLOW_SAMPLERS: dict[str, tuple[str, dict[str, tp.Any]]] = {
+FLOW_SAMPLERS: dict[str, tuple[str, dict[str, object]]] = {
     "euler": ("FlowMatchEulerDiscreteScheduler", {}),
     "heun": ("FlowMatchHeunDiscreteScheduler", {}),
     "dpmsolver++": (
@@ -55,7 +57,7 @@ def check_eta(eta: float, sampler: str) -> None:
         raise ValueError(f"eta={eta}: sampler={sampler} adds no noise, set sampler={STOCHASTIC[0]} or eta=0")
 
 
-def knob(default: tp.Any, parse: tp.Callable[[str], tp.Any], help: str) -> tp.Any:
+def knob(default: Value, parse: tp.Callable[[str], Value], help: str) -> Value:
     """Declare a setting of the command line, files of prompts, Python, the config and the page.
 
     Args:

@@ -31,7 +31,7 @@ def plan_windows(length: int, window: int, stride: int) -> list[tuple[int, int]]
 
 
 def window_weights(start: int, stop: int, length: int, overlap: int, device: torch.device | str = "cpu") -> Tensor:
-    """Weight of each frame of a window [stop - start]: ramps over `overlap` frames, but at the ends of the clip."""
+    """Return each frame's weight in a window [stop - start]: ramps over `overlap` frames, except at the clip's ends."""
     size = stop - start
     ramp = (torch.arange(size, device=device) + 0.5) / max(1, overlap)
     rising = ramp if start > 0 else torch.ones_like(ramp)
@@ -52,7 +52,7 @@ def windowed(predict: Predict, windows: tp.Sequence[tuple[int, int]], cut: Cut) 
     length = windows[-1][1]
     overlap = windows[0][1] - windows[1][0] if len(windows) > 1 else 0  # the last two may share more
 
-    def predict_all(x: Tensor, t: Tensor, **conditions: tp.Any) -> Tensor:
+    def predict_all(x: Tensor, t: Tensor, **conditions: object) -> Tensor:
         total = torch.zeros(x.shape, device=x.device)
         weight = torch.zeros(length, 1, device=x.device)
         for start, stop in windows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import typing as tp
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Iterable
 from contextlib import suppress
 
 from ..utils.serving import LARGEST_BODY, LARGEST_DRAINED, SLOWEST_BODY, KnownHosts, length_fits
@@ -15,9 +15,8 @@ POSTS = frozenset({"queue/join", "call/generate", "call/v2/generate", "cancel", 
 CLOSED = ("proxy=", "upload", "dev/", "run-history", "runs", "vibe", "stream/", "custom_component/")
 """Routes under /gradio_api that a page without uploads, streams and proxies has no use for."""
 
-Message = MutableMapping[str, tp.Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+if tp.TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Admission:
@@ -28,11 +27,11 @@ class Admission:
         hosts, any_address: see `KnownHosts`.
     """
 
-    def __init__(self, app: tp.Any, hosts: Iterable[str] = (), any_address: bool = False) -> None:
+    def __init__(self, app: ASGIApp, hosts: Iterable[str] = (), any_address: bool = False) -> None:
         self.app = app
         self.hosts = KnownHosts(hosts, any_address)
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
@@ -52,7 +51,7 @@ class Admission:
             receive = _replay(body, receive)
         await self.app(scope, receive, _with_retry_after(send))
 
-    def _refusal(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
+    def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         stranger = self.hosts.refusal(headers.get("host", ""), headers.get("origin"))
         if stranger is not None:
             return 403, stranger
@@ -67,7 +66,7 @@ class Admission:
 
 
 async def _body(receive: Receive, largest: int = LARGEST_BODY) -> bytes | None:
-    """The whole body; None where it is larger, too slow or cut off.
+    """Read the whole body; None where it is larger, too slow or cut off.
 
     A body that is too large is read and dropped: a connection closed before that resets, and its sender sees no answer.
     """

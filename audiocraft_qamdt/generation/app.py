@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 import time
+import types
 import typing as tp
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,20 @@ from pathlib import Path
 from ..data.attributes import Curve
 from ..diffusion.settings import STOCHASTIC
 from ..utils import plots
-from ..utils.reading import JsonObject
+from ..utils.reading import JsonValue
 from ..utils.serving import check_port, hosts_of
 from .admission import Admission
 from .files import Job, run_jobs
 from .params import CLAP, KNOBS, PMOS, PREDICTOR
 from .qamdt import QAMDT
+
+if tp.TYPE_CHECKING:
+    from gradio import Blocks
+    from gradio.components import Component
+    from starlette.middleware import Middleware
+
+Progress = tp.Callable[..., None]
+"""`gradio.Progress`: called with ((done, total), desc, unit)."""
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +90,7 @@ class Limits:
                 raise ValueError(f"{name}: {value:g} {unit}, but this page makes at most {largest:g} {unit}")
 
 
-def _check_field(name: str, value: tp.Any, characters: int) -> None:
+def _check_field(name: str, value: object, characters: int) -> None:
     if name in TEXTS:
         if not isinstance(value, str) or len(value) > characters:
             raise ValueError(f"{name}: give a text of at most {characters} characters")
@@ -109,7 +118,7 @@ class Asked:
     rerank: str = KEEP_ALL
 
     def curve(self) -> Curve:
-        """Quality over time: start, middle and end."""
+        """Return quality over time: start, middle and end."""
         middle = self.duration / 2
         return [(0.0, self.quality_start), (middle, self.quality_middle), (self.duration, self.quality_end)]
 
@@ -162,8 +171,8 @@ def _picture(path: Path) -> Path:
     return picture
 
 
-def build(model: QAMDT, name: str, limits: Limits, folder: Path) -> tp.Any:
-    """The page, a `gradio.Blocks`.
+def build(model: QAMDT, name: str, limits: Limits, folder: Path) -> Blocks:
+    """Build the page.
 
     Args:
         name: of the model, shown.
@@ -182,7 +191,7 @@ def build(model: QAMDT, name: str, limits: Limits, folder: Path) -> tp.Any:
                 message = gradio.Markdown("Nothing generated yet.", elem_id="message")
                 outputs = _outputs(gradio, limits.candidates)
 
-        def generate(*values: tp.Any, progress: tp.Any = gradio.Progress()) -> list[tp.Any]:  # noqa: B008
+        def generate(*values: JsonValue, progress: Progress = gradio.Progress()) -> list[object]:  # noqa: B008
             try:
                 _remove_old(folder)
                 with _ONE_AT_A_TIME:  # the queue sees to it; this holds whatever else may call
@@ -206,8 +215,8 @@ def build(model: QAMDT, name: str, limits: Limits, folder: Path) -> tp.Any:
     return page.queue(max_size=limits.queue, default_concurrency_limit=1)
 
 
-def _examples(gradio: tp.Any, inputs: list[tp.Any]) -> None:
-    """Show rows that fill inputs when they are clicked; `gradio.Examples` would go round the queue."""
+def _examples(gradio: types.ModuleType, inputs: list[Component]) -> None:
+    """Show rows that fill inputs when they are clicked; `gradio.Examples` would bypass the queue."""
     rows = gradio.Dataset(label="Examples", components=inputs, samples=EXAMPLES, type="values")
     rows.click(lambda row: row, rows, inputs, show_progress="hidden", api_visibility="private")
 
@@ -220,10 +229,11 @@ def _remove_old(folder: Path) -> None:
             shutil.rmtree(made, ignore_errors=True)
 
 
-def _controls(gradio: tp.Any, model: QAMDT, limits: Limits) -> JsonObject:
+def _controls(gradio: types.ModuleType, model: QAMDT, limits: Limits) -> dict[str, Component]:
     """Build the inputs by the names of `Asked`'s fields, in their order."""
     defaults = model.params.to_dict()
-    controls: JsonObject = {
+    changes = gradio.Checkbox(label="Quality changes along the clip", elem_id="changes")
+    controls: dict[str, Component] = {
         "prompt": gradio.Textbox(
             label="Prompt",
             lines=2,
@@ -239,13 +249,12 @@ def _controls(gradio: tp.Any, model: QAMDT, limits: Limits) -> JsonObject:
             elem_id="negative",
         ),
         "quality": gradio.Slider(1, 5, 5, step=0.5, label="Quality", elem_id="quality"),
-        "changes": gradio.Checkbox(label="Quality changes along the clip", elem_id="changes"),
+        "changes": changes,
     }
     with gradio.Row(visible=False) as curve:
         for place, level in (("start", 1), ("middle", 3), ("end", 5)):
             slider = gradio.Slider(1, 5, level, step=0.5, label=f"Quality, {place}", elem_id=f"quality-{place}")
             controls[f"quality_{place}"] = slider
-    changes = controls["changes"]
     changes.change(lambda on: gradio.update(visible=on), changes, curve, api_visibility="private")
     seconds, steps = min(defaults["duration"], limits.duration), min(defaults["steps"], limits.steps)
     controls["duration"] = gradio.Slider(0.5, limits.duration, seconds, step=0.5, label="Seconds", elem_id="duration")
@@ -272,7 +281,7 @@ def _help(name: str) -> str:
     return KNOBS[name].metadata["help"]
 
 
-def _outputs(gradio: tp.Any, candidates: int) -> list[tp.Any]:
+def _outputs(gradio: types.ModuleType, candidates: int) -> list[Component]:
     """Build a player and a picture for each possible clip."""
     outputs = []
     for index in range(candidates):
@@ -340,14 +349,14 @@ def serve(
         )
 
 
-def _admission(host: str, allow_hosts: tp.Sequence[str]) -> tp.Any:
+def _admission(host: str, allow_hosts: tp.Sequence[str]) -> Middleware:
     from starlette.middleware import Middleware
 
     names, everywhere = hosts_of(host, allow_hosts)
     return Middleware(Admission, hosts=names, any_address=everywhere)
 
 
-def _gradio() -> tp.Any:
+def _gradio() -> types.ModuleType:
     # Nothing is told to anyone: gradio reads this when it is imported, and asks for its newest version with analytics.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:

@@ -60,11 +60,15 @@ def export_model(name: str, out: str | Path, card: Card, adapters: tp.Sequence[s
 
 
 def export_trained(trained: store.TrainedModel, out: str | Path, card: Card, name: str = "model") -> Path:
-    """As `export_model`, of a model that was read already; `name` is for messages."""
+    """Export a model that was read already; see `export_model`. `name` is for messages."""
     out = Path(out)
     store.check_out(out)
     content = config.portable(config.resolved(trained.cfg, name))
-    portable = replace(trained, cfg=OmegaConf.create(content), quality_statistics=_plain(trained.quality_statistics))
+    portable = replace(
+        trained,
+        cfg=tp.cast(DictConfig, OmegaConf.create(content)),
+        quality_statistics=_plain(trained.quality_statistics),
+    )
     used = _used_parts(trained, into_package=out.resolve() == store.EMBEDDED)
     reference = check_audio(trained)
 
@@ -107,7 +111,7 @@ def _plain_codec(used: dict[str, str], cfg: DictConfig, scratch: Path) -> dict[s
 
 
 def _plain(statistics: JsonObject) -> JsonObject:
-    """Without paths, such as that of a predictor's file."""
+    """Drop paths, such as that of a predictor's file."""
     return {
         key: "local" if isinstance(value, str) and config.names_a_path(value) else value
         for key, value in statistics.items()

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..clap.scorer import Scorer
 from ..quality.annotate import score_clip
 from ..quality.predictors.base import Predictor, load_predictor
+from ..utils.reading import JsonObject
 from .params import CLAP, GenerationParams, scorer_names
 
 
@@ -55,10 +56,10 @@ class Candidates:
 
     @property
     def best(self) -> Tensor:
-        """Audio [B, channels, S] of the best candidates."""
+        """Return the audio [B, channels, S] of the best candidates."""
         return torch.stack([self.audio[choice][item] for item, choice in enumerate(self.chosen)])
 
-    def record(self, item: int) -> dict[str, tp.Any]:
+    def record(self, item: int) -> JsonObject:
         """Return what is written beside a clip: which candidate was chosen, and the scores of all; {} = none chose."""
         if not self.scores:
             return {}

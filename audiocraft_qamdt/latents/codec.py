@@ -103,13 +103,13 @@ class LatentCodec(nn.Module, ABC):
 
     @property
     def frame_rate(self) -> float:
-        """Latent frames per second."""
+        """Return the latent frames per second."""
         return self.sample_rate / self.hop_length
 
     @functools.cached_property
     @frozen
     def probe(self) -> Tensor:
-        """Raw latents [C, T, F] of a quarter second that is always the same: what tells one encoder from another.
+        """Encode a fixed sweep of a quarter second to raw latents [C, T, F], which tell one encoder from another.
 
         A decoder that was trained further leaves it alone: a network keeps working with it.
         """

@@ -35,11 +35,11 @@ class LatentCompressionModel(CompressionModel):
         return QuantizedResult(self.codec.decode(latents, x.shape[-1]), latents, bandwidth)
 
     def encode(self, x: Tensor) -> tuple[Tensor, None]:
-        """Audio [B, channels, S] to (latents [B, C, T, F], no scale)."""
+        """Encode audio [B, channels, S] as (latents [B, C, T, F], no scale)."""
         return self.codec.encode(x), None
 
     def decode(self, codes: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Latents [B, C, T, F] to audio [B, channels, all samples they cover].
+        """Decode latents [B, C, T, F] to audio [B, channels, all samples they cover].
 
         Raises:
             ValueError: a scale is given; `encode` never gives one.
@@ -49,44 +49,44 @@ class LatentCompressionModel(CompressionModel):
         return self.codec.decode(codes)
 
     def decode_latent(self, codes: Tensor) -> Tensor:
-        """The latents themselves: they are continuous already."""
+        """Return the latents themselves: they are continuous already."""
         return codes
 
     @property
     def channels(self) -> int:
-        """Audio channels."""
+        """Return the number of audio channels."""
         return self.codec.channels
 
     @property
     def frame_rate(self) -> float:
-        """Latent frames per second."""
+        """Return the latent frames per second."""
         return self.codec.frame_rate
 
     @property
     def sample_rate(self) -> int:
-        """Of the audio, in Hz."""
+        """Return the audio's sample rate in Hz."""
         return self.codec.sample_rate
 
     @property
     def num_codebooks(self) -> int:
-        """0: the latents are continuous."""
+        """Return 0: the latents are continuous."""
         return 0
 
     @property
     def total_codebooks(self) -> int:
-        """0: the latents are continuous."""
+        """Return 0: the latents are continuous."""
         return 0
 
     @property
     def cardinality(self) -> int:
-        """Not defined for continuous latents."""
+        """Refuse: it is not defined for continuous latents."""
         raise NotImplementedError(
             "continuous latents have no codebooks, so no cardinality: a token model such as "
             "MusicGen needs a compression model that quantises"
         )
 
     def set_num_codebooks(self, n: int) -> None:
-        """Not defined for continuous latents."""
+        """Refuse: it is not defined for continuous latents."""
         raise NotImplementedError(
             "continuous latents have no codebooks to choose from: leave compression_model_n_q null"
         )

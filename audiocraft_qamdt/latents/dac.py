@@ -9,11 +9,21 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DacConfig, DacModel
 
+from ..utils.reading import JsonObject
 from .codec import LatentCodec
 from .weights import load_published, without_weight_norm
+
+if tp.TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class _Options(tp.TypedDict, total=False):
+    channels: int
+    codebooks: int | None
+    quantize: bool
 
 
 class DacCodec(LatentCodec):
@@ -32,7 +42,7 @@ class DacCodec(LatentCodec):
     """
 
     def __init__(self, model: DacModel, channels: int = 1, codebooks: int | None = None, quantize: bool = True) -> None:
-        shape: tp.Any = model.config
+        shape = model.config
         codebooks = shape.n_codebooks if codebooks is None else codebooks
         if not 1 <= codebooks <= shape.n_codebooks:
             raise ValueError(f"latents.dac.codebooks={codebooks}: the model has {shape.n_codebooks}, give 1 or more")
@@ -40,12 +50,12 @@ class DacCodec(LatentCodec):
             raise ValueError(f"latents.dac.channels={channels}: give 1, or 2 for stereo")
         size = channels * codebooks * shape.codebook_dim
         super().__init__(shape.sampling_rate, shape.hop_length, size, latent_bins=1, channels=channels)
-        self.model: tp.Any = model.eval().float().requires_grad_(False)
+        self.model: DacModel = model.eval().float().requires_grad_(False)
         self.codebooks = codebooks
         self.quantize = quantize
 
     @classmethod
-    def from_pretrained(cls, folder_or_hub_id: str | Path, **options: tp.Any) -> DacCodec:
+    def from_pretrained(cls, folder_or_hub_id: str | Path, **options: Unpack[_Options]) -> DacCodec:
         """Load the safetensors of a transformers `DacModel`: a local folder, or a hub id such as descript/dac_44khz.
 
         Args:
@@ -55,7 +65,7 @@ class DacCodec(LatentCodec):
         return cls(DacModel.from_pretrained(folder_or_hub_id, use_safetensors=True), **options)
 
     @classmethod
-    def from_descript(cls, content: tp.Mapping[str, tp.Any], path: str | Path, **options: tp.Any) -> DacCodec:
+    def from_descript(cls, content: JsonObject, path: str | Path, **options: Unpack[_Options]) -> DacCodec:
         """Load the content of a file of the descript-audio-codec package, which AudioCraft's `DAC` reads too.
 
         Args:
@@ -90,11 +100,11 @@ class DacCodec(LatentCodec):
         if self.quantize:
             return self.model.quantizer.from_latents(projected)[0]
         stages = self.model.quantizer.quantizers
-        parts = projected.chunk(self.codebooks, dim=1)
-        return torch.stack([stage.out_proj(part) for stage, part in zip(stages, parts, strict=False)]).sum(0)
+        parts = zip(stages, projected.chunk(self.codebooks, dim=1), strict=False)
+        return torch.stack([tp.cast(nn.Module, stage.out_proj)(part) for stage, part in parts]).sum(0)
 
 
-def _config(arguments: tp.Mapping[str, tp.Any]) -> DacConfig:
+def _config(arguments: JsonObject) -> DacConfig:
     """Return transformers' configuration of the package's arguments.
 
     Raises:

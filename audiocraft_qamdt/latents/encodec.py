@@ -10,6 +10,14 @@ from torch import Tensor, nn
 
 from .codec import LatentCodec
 
+if tp.TYPE_CHECKING:
+    from encodec import EncodecModel as PackageEncodec
+    from encodec.modules import SEANetEncoder
+    from transformers import EncodecModel as TransformersEncodec
+
+    from audiocraft.models.encodec import EncodecModel as AudioCraftEncodec
+    from audiocraft.models.encodec import HFEncodecCompressionModel
+
 ENCODEC_24KHZ = "encodec_24khz-d7cc33bc.th"
 """File of the `encodec` package's 24 kHz model; the name ends in the start of its SHA-256."""
 
@@ -27,7 +35,7 @@ class EncodecCodec(LatentCodec):
         TypeError: a model of another kind.
     """
 
-    model: tp.Any  # has .encoder, .quantizer and .decoder
+    model: nn.Module  # has .encoder, .quantizer and .decoder
 
     def __init__(self, model: nn.Module, quantize: bool = True) -> None:
         parts = _read(model)
@@ -84,20 +92,20 @@ class EncodecCodec(LatentCodec):
         return cls(model, quantize).to(device)
 
     def _encode(self, audio: Tensor) -> Tensor:
-        return self.model.encoder(audio)[..., None]  # [B, D, T, 1]
+        return tp.cast(nn.Module, self.model.encoder)(audio)[..., None]  # [B, D, T, 1]
 
     def _decode(self, latents: Tensor) -> Tensor:
         embeddings = latents[..., 0]  # [B, D, T]
         if self.quantize:
             embeddings = self._quantize(self.model, embeddings)
-        return self.model.decoder(embeddings)  # [B, channels, T * hop_length]
+        return tp.cast(nn.Module, self.model.decoder)(embeddings)  # [B, channels, T * hop_length]
 
 
 class _Parts(tp.NamedTuple):
     """Parts that the libraries' models share under different names."""
 
     core: nn.Module
-    quantize: tp.Callable[[tp.Any, Tensor], Tensor]  # (core, embeddings [B, D, T]) -> their nearest quantised ones
+    quantize: tp.Callable[[nn.Module, Tensor], Tensor]  # (core, embeddings [B, D, T]) -> their nearest quantised ones
     sample_rate: int
     hop_length: int
     dimension: int
@@ -125,48 +133,54 @@ def _refuse(name: str, renormalizes: bool, segment: float | None) -> None:
         )
 
 
-def _read_audiocraft(model: tp.Any) -> _Parts:
-    _refuse("this AudioCraft EncodecModel (renormalize=true)", model.renormalize, None)
-    return _seanet_parts(model, _quantize_audiocraft)
+def _read_audiocraft(model: nn.Module) -> _Parts:
+    known = tp.cast("AudioCraftEncodec", model)
+    _refuse("this AudioCraft EncodecModel (renormalize=true)", known.renormalize, None)
+    return _seanet_parts(known, _quantize_audiocraft)
 
 
-def _read_audiocraft_huggingface(model: tp.Any) -> _Parts:
-    index = model.possible_num_codebooks.index(model.num_codebooks)
-    return _read_transformers(model.model, model.model.config.target_bandwidths[index])
+def _read_audiocraft_huggingface(model: nn.Module) -> _Parts:
+    known = tp.cast("HFEncodecCompressionModel", model)
+    index = known.possible_num_codebooks.index(known.num_codebooks)
+    return _read_transformers(known.model, known.model.config.target_bandwidths[index])
 
 
-def _read_transformers(model: tp.Any, bandwidth: float | None = None) -> _Parts:
-    config = model.config
+def _read_transformers(model: nn.Module, bandwidth: float | None = None) -> _Parts:
+    config = tp.cast("TransformersEncodec", model).config
     _refuse("this transformers EncodecModel", config.normalize, config.chunk_length_s)
     quantize = functools.partial(_quantize_transformers, bandwidth=bandwidth)
     return _Parts(model, quantize, config.sampling_rate, config.hop_length, config.hidden_size, config.audio_channels)
 
 
-def _read_encodec(model: tp.Any) -> _Parts:
-    _refuse(f"the encodec package's {model.sample_rate} Hz model", model.normalize, model.segment)
-    return _seanet_parts(model, _quantize_encodec)
+def _read_encodec(model: nn.Module) -> _Parts:
+    known = tp.cast("PackageEncodec", model)
+    _refuse(f"the encodec package's {known.sample_rate} Hz model", known.normalize, known.segment)
+    return _seanet_parts(known, _quantize_encodec)
 
 
-def _seanet_parts(model: tp.Any, quantize: tp.Callable[..., Tensor]) -> _Parts:
+def _seanet_parts(model: AudioCraftEncodec | PackageEncodec, quantize: tp.Callable[..., Tensor]) -> _Parts:
     # AudioCraft's class comes from the encodec package's: both name these alike.
-    encoder = model.encoder
+    encoder = tp.cast("SEANetEncoder", model.encoder)
     return _Parts(model, quantize, model.sample_rate, int(encoder.hop_length), encoder.dimension, model.channels)
 
 
-def _quantize_audiocraft(core: tp.Any, embeddings: Tensor) -> Tensor:
-    return core.quantizer.decode(core.quantizer.encode(embeddings))
+def _quantize_audiocraft(core: nn.Module, embeddings: Tensor) -> Tensor:
+    quantizer = tp.cast("AudioCraftEncodec", core).quantizer
+    return quantizer.decode(quantizer.encode(embeddings))
 
 
-def _quantize_transformers(core: tp.Any, embeddings: Tensor, bandwidth: float | None) -> Tensor:
-    return core.quantizer.decode(core.quantizer.encode(embeddings, bandwidth))
+def _quantize_transformers(core: nn.Module, embeddings: Tensor, bandwidth: float | None) -> Tensor:
+    quantizer = tp.cast("TransformersEncodec", core).quantizer
+    return quantizer.decode(quantizer.encode(embeddings, bandwidth))
 
 
-def _quantize_encodec(core: tp.Any, embeddings: Tensor) -> Tensor:
-    return core.quantizer.decode(core.quantizer.encode(embeddings, core.frame_rate, core.bandwidth))
+def _quantize_encodec(core: nn.Module, embeddings: Tensor) -> Tensor:
+    known = tp.cast("PackageEncodec", core)
+    return known.quantizer.decode(known.quantizer.encode(embeddings, known.frame_rate, known.bandwidth))
 
 
 # library and class, also a base class -> how to read it
-_READERS: dict[str, tp.Callable[[tp.Any], _Parts]] = {
+_READERS: dict[str, tp.Callable[[nn.Module], _Parts]] = {
     "audiocraft.EncodecModel": _read_audiocraft,
     "audiocraft.HFEncodecCompressionModel": _read_audiocraft_huggingface,
     "transformers.EncodecModel": _read_transformers,

@@ -86,13 +86,13 @@ def half_normal(rows: int, columns: int, device: torch.device) -> Tensor:
 
 
 def compress(x: Tensor, exponent: float) -> Tensor:
-    """sign(x) ((|x| + floor)^p - floor^p): a power law far above the floor, linear far below, smooth and odd."""
+    """Compute sign(x) ((|x| + floor)^p - floor^p): a power law far above the floor, linear far below."""
     # expm1 and log1p: the difference of two powers would lose a quiet signal's digits.
     return FLOOR**exponent * x.sign() * torch.expm1(exponent * torch.log1p(x.abs() / FLOOR))
 
 
 def expand(y: Tensor, exponent: float) -> Tensor:
-    """The inverse of `compress`."""
+    """Undo `compress`."""
     return FLOOR * y.sign() * torch.expm1(torch.log1p(y.abs() / FLOOR**exponent) / exponent)
 
 
@@ -113,7 +113,7 @@ def overlap(blocks: Tensor, inverse: bool = False) -> Tensor:
 
 
 def dct_iv(x: Tensor) -> Tensor:
-    """Orthonormal DCT-IV over the last dimension (even N), its own inverse.
+    """Compute the orthonormal DCT-IV over the last dimension (even N); it is its own inverse.
 
     By a complex FFT of length N / 2 between two twiddles; a matrix product would lose digits where TF32 is on.
     """

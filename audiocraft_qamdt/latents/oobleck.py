@@ -16,6 +16,16 @@ PIPELINE_FOLDER = "vae"
 """Folder of the autoencoder in a diffusers pipeline."""
 
 
+class _Shape(tp.Protocol):
+    """Fields of `AutoencoderOobleck.config` that the codec depends on."""
+
+    encoder_hidden_size: int
+    decoder_input_channels: int
+    sampling_rate: int
+    downsampling_ratios: tp.Sequence[int]
+    audio_channels: int
+
+
 class OobleckCodec(LatentCodec):
     """The mean of the autoencoder's posterior, [B, C, T, 1].
 
@@ -28,7 +38,7 @@ class OobleckCodec(LatentCodec):
     """
 
     def __init__(self, vae: AutoencoderOobleck) -> None:
-        shape: tp.Any = vae.config
+        shape = tp.cast(_Shape, vae.config)
         if shape.encoder_hidden_size != 2 * shape.decoder_input_channels:
             raise ValueError(
                 f"oobleck: encoder_hidden_size={shape.encoder_hidden_size} must be twice "

@@ -118,7 +118,7 @@ class Encoder(nn.Module):
         self.moments = nn.Linear(sizes.width, 2 * sizes.latent_channels)
 
     def forward(self, log_amplitude: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance [B, C, T] of log amplitudes [B, 2 T, 513]."""
+        """Encode log amplitudes [B, 2 T, 513] as mean and log variance [B, C, T]."""
         x = self.blocks(self.embed((log_amplitude - LOG_MEAN) / LOG_STD))  # [B, 2 T, width]
         x = self.joined_blocks(self.join(x.unflatten(1, (-1, JOINED)).flatten(2)))  # [B, T, width]
         mean, log_variance = self.moments(self.norm(x)).float().transpose(1, 2).chunk(2, dim=1)
@@ -132,7 +132,7 @@ class Amplitudes(tp.NamedTuple):
     spread: Tensor
 
     def parts(self) -> tuple[Tensor, Tensor]:
-        """Amplitude of tone and of noise in each bin: a spread as large as noise has is all noise."""
+        """Return the amplitudes of tone and of noise in each bin: a spread as large as noise has is all noise."""
         share = (self.spread / NOISE_SPREAD).clamp(max=1)
         amplitude = (self.median.exp() - FLOOR).clamp(min=0)
         return (1 - share.square()).sqrt() * amplitude, share * amplitude * math.exp(-NOISE_MEDIAN)
@@ -151,7 +151,7 @@ class Decoder(nn.Module):
         self.head = nn.Linear(sizes.width, 2 * BINS)
 
     def forward(self, latents: Tensor) -> Amplitudes:
-        """Amplitudes [B, 2 T, 513] of latents [B, C, T]."""
+        """Decode latents [B, C, T] to amplitudes [B, 2 T, 513]."""
         x = self.joined_blocks(self.embed(latents.transpose(1, 2)))  # [B, T, width]
         x = self.split(x).unflatten(-1, (JOINED, -1)).flatten(1, 2)  # [B, 2 T, width]
         x = self.blocks(x)
@@ -177,22 +177,22 @@ class SpectralVAE(nn.Module):
         self.decoder = Decoder(sizes)
 
     def spectrum(self, audio: Tensor) -> Tensor:
-        """Complex STFT [B, 2 T, 513] of audio [B, 1, S], zero padded to T * 512 samples."""
+        """Compute the STFT [B, 2 T, 513] of audio [B, 1, S], zero padded to T * 512 samples."""
         hop = FRAME * JOINED
         return centred_stft(F.pad(audio[:, 0], (0, -audio.shape[-1] % hop)), self.window)
 
     def encode(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance [B, C, T] of audio [B, 1, S], zero padded to T * 512 samples."""
+        """Encode audio [B, 1, S], zero padded to T * 512 samples, as mean and log variance [B, C, T]."""
         return self.encoder((self.spectrum(audio).abs() + FLOOR).log())
 
     def decode(self, latents: Tensor, iterations: int = ITERATIONS) -> Tensor:
-        """Audio [B, 1, T * 512] of latents [B, C, T]."""
+        """Decode latents [B, C, T] to audio [B, 1, T * 512]."""
         tone, noise = self.decoder(latents).parts()
         spectrum = torch.polar(tone, peak_phases(tone)) + noise * self._noise(noise)
         return griffin_lim(spectrum, self.window, iterations).unsqueeze(1)
 
     def _noise(self, like: Tensor) -> Tensor:
-        """STFT of white noise [1, frames, 513], unit power in each bin; always the same."""
+        """Return the STFT of white noise [1, frames, 513], unit power in each bin; always the same."""
         generator = torch.Generator().manual_seed(NOISE_SEED)
         noise = torch.randn(1, like.shape[1] * FRAME, generator=generator).to(like)
         scale = 2 / self.window.sum() * self.window.square().sum().sqrt()
@@ -200,7 +200,7 @@ class SpectralVAE(nn.Module):
 
 
 def amplitude_loss(made: Amplitudes, log_amplitude: Tensor) -> tuple[Tensor, Tensor]:
-    """How far decoded amplitudes are from log amplitudes [B, frames, 513].
+    """Compute how far decoded amplitudes are from log amplitudes [B, frames, 513].
 
     Returns:
         The mean absolute error of the median, in nepers; and the whole loss: that error, the likelihood of the spread
@@ -217,13 +217,13 @@ def amplitude_loss(made: Amplitudes, log_amplitude: Tensor) -> tuple[Tensor, Ten
 
 
 def _pooled(values: Tensor, bins: int, frames: int) -> Tensor:
-    """Mean over patches of values [B, frames, bins]; what does not fill a patch is left out."""
+    """Return the mean over patches of values [B, frames, bins]; what does not fill a patch is left out."""
     height, width = values.shape[1] // frames * frames, values.shape[2] // bins * bins
     return values[:, :height, :width].unflatten(2, (-1, bins)).mean(-1).unflatten(1, (-1, frames)).mean(2)
 
 
 def peak_phases(amplitude: Tensor) -> Tensor:
-    """Phases [B, frames, bins] that steady tones of these amplitudes [B, frames, bins] have.
+    """Return the phases [B, frames, bins] that steady tones of these amplitudes [B, frames, bins] have.
 
     Each bin takes the frequency of the nearest peak, by a parabola through the log amplitudes around it, and its phase
     advances by it from frame to frame (phase vocoder with locked bins: Laroche and Dolson, 1999).
@@ -244,7 +244,7 @@ def peak_phases(amplitude: Tensor) -> Tensor:
 
 
 def griffin_lim(spectrum: Tensor, window: Tensor, iterations: int) -> Tensor:
-    """Audio [B, frames * 256] with the amplitudes of spectrum [B, frames, 513], from its phases on.
+    """Find audio [B, frames * 256] with the amplitudes of a spectrum [B, frames, 513], starting at its phases.
 
     Fast Griffin-Lim (Perraudin, Balazs and Søndergaard, 2013).
     """
@@ -257,19 +257,19 @@ def griffin_lim(spectrum: Tensor, window: Tensor, iterations: int) -> Tensor:
 
 
 def centred_stft(audio: Tensor, window: Tensor) -> Tensor:
-    """Spectrum [B, frames, bins] of audio [B, frames * 256], each window centred on its frame."""
+    """Compute the spectrum [B, frames, bins] of audio [B, frames * 256], each window centred on its frame."""
     padding = (WINDOW - FRAME) // 2
     return stft(F.pad(audio, (padding, padding)), window, FRAME).transpose(1, 2)
 
 
 def stft(audio: Tensor, window: Tensor, hop: int) -> Tensor:
-    """Spectrum [B, bins, frames] of audio [B, S] without padding; a sine of amplitude 1 has a peak of 1."""
+    """Compute the spectrum [B, bins, frames] of audio [B, S] without padding; a sine of amplitude 1 peaks at 1."""
     spectrum = torch.stft(audio, len(window), hop, window=window, center=False, return_complex=True)
     return spectrum * (2 / window.sum())
 
 
 def inverse_stft(spectrum: Tensor, window: Tensor, hop: int) -> Tensor:
-    """Overlap-add of spectra [B, frames, bins], each window centred on its frame; the inverse of `stft`.
+    """Add up spectra [B, frames, bins], each window centred on its frame: the inverse of `stft`.
 
     Returns:
         Audio [B, frames * hop].
@@ -283,7 +283,7 @@ def inverse_stft(spectrum: Tensor, window: Tensor, hop: int) -> Tensor:
 
 
 def _overlap_add(pieces: Tensor) -> Tensor:
-    """Frames cut into pieces of a hop [B, frames, pieces, hop], added where they overlap."""
+    """Add frames, cut into pieces of a hop [B, frames, pieces, hop], where they overlap."""
     batch, frames, count, hop = pieces.shape
     total = pieces.new_zeros(batch, frames + count - 1, hop)
     for offset in range(count):

@@ -36,7 +36,7 @@ def krippendorff_alpha(units: Mapping[Hashable, Sequence[float]], difference: Di
 
 
 def _coincidences(values: list[float], levels: list[float]) -> np.ndarray:
-    """Pairs of values [V, V] within a unit, each weighted so that a unit counts by its number of values."""
+    """Count pairs of values [V, V] within units, weighted so that a unit counts by its number of values."""
     counts = np.array([values.count(level) for level in levels], dtype=float)
     return (np.outer(counts, counts) - np.diag(counts)) / (len(values) - 1)
 
@@ -46,7 +46,7 @@ def _nominal(levels: np.ndarray, totals: np.ndarray) -> np.ndarray:
 
 
 def _ordinal(levels: np.ndarray, totals: np.ndarray) -> np.ndarray:
-    """(Σ_{g=c…k} n_g − (n_c + n_k) / 2)²: how many values lie between two, their own counted half."""
+    """Compute (Σ_{g=c…k} n_g − (n_c + n_k) / 2)²: how many values lie between two, their own counted half."""
     middles = np.cumsum(totals) - totals / 2
     return (middles[:, None] - middles) ** 2
 

@@ -126,7 +126,7 @@ def _measure(path: Path) -> tuple[float, float]:
 
 
 def _channels(clip: Clip) -> Tensor:
-    """What browsers play everywhere: one channel or two [C, S]; more are mixed down."""
+    """Return the one or two channels [C, S] that every browser plays; more are mixed down."""
     if clip.raw is None or clip.raw.dim() < 2 or len(clip.raw) > 2:
         return clip.audio[None]
     return clip.raw

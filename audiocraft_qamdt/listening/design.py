@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-import typing as tp
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..utils.checks import is_number
 from ..utils.files import write_json
-from ..utils.reading import read_json
+from ..utils.reading import JsonObject, read_json
 
 KEY, PAGE, SERVED, CLIPS = "key.json", "index.html", "public", "clips"
 """Names in the folder of a test: its key, and the folder of what raters get."""
@@ -51,7 +50,7 @@ class Trial:
     asks: list[str]
     beeps: int | None = None
 
-    def allows(self, ask: str, answer: tp.Any) -> bool:
+    def allows(self, ask: str, answer: object) -> bool:
         """Return whether the page can have given an answer."""
         if ask == "choice":
             return answer in (*self.clips, NEITHER)
@@ -132,9 +131,9 @@ class Key:
         sound = self.sounds.get(self.trials[trial].clips[0])
         return None if sound is None else sound.name
 
-    def page(self) -> dict[str, tp.Any]:
-        """What the page knows: in the order of random ids, and nothing of systems, names or right answers."""
-        items: dict[str | None, list[dict[str, tp.Any]]] = {}
+    def page(self) -> JsonObject:
+        """Return what the page may know, in the order of random ids: no systems, names or right answers."""
+        items: dict[str | None, list[JsonObject]] = {}
         for trial, content in sorted(self.trials.items()):
             shown = {"id": trial, "clips": sorted(content.clips), "asks": content.asks}
             items.setdefault(self.name_of(trial), []).append(shown)
@@ -149,7 +148,7 @@ class Key:
         }
 
 
-def _are_texts(values: Iterable[tp.Any]) -> bool:
+def _are_texts(values: Iterable[object]) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
@@ -182,7 +181,7 @@ def design(
         prompts: name → prompt; relevance is asked of clips that have one.
         title, loudness, per_rater: see `Key`.
         checks: number of attention checks.
-        draw: of ids and right answers; None = nobody can guess them.
+        draw: of ids and right answers; None = from the system's random numbers.
     """
     draw = draw or random.SystemRandom()
     sounds = {_new_id(draw): Sound(name, system) for name in names for system in systems}
@@ -204,7 +203,7 @@ def _asked(kind: str, clips: list[str], has_prompt: bool) -> list[Trial]:
 
 
 def _beeps(checks: int, draw: random.Random) -> list[int]:
-    """Right answers, each number as often as the others."""
+    """Draw right answers, each number as often as the others."""
     numbers: list[int] = []
     while len(numbers) < checks:
         numbers += draw.sample(range(1, MOST_BEEPS + 1), MOST_BEEPS)

@@ -112,7 +112,7 @@ class _Spread:
 
 
 def _variance(residuals: np.ndarray, groups: Sequence[tp.Hashable]) -> float | None:
-    """Variance of the mean, residuals of one group going together; None = there is one group only."""
+    """Return the variance of the mean, with residuals summed by group; None = there is one group only."""
     sums: dict[tp.Hashable, float] = {}
     for residual, name in zip(residuals, groups, strict=True):
         sums[name] = sums.get(name, 0.0) + float(residual)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from ..utils.pages import Cell, markdown_table, markdown_text
+from ..utils.reading import JsonObject
 from .agreement import Difference, group, krippendorff_alpha
 from .design import NEITHER, Key
 from .intervals import Estimate, Judgement, mean_of, rate_of
@@ -78,8 +79,8 @@ class ListeningReport:
     win_rates: list[WinRate]
     agreement: list[Agreement]
 
-    def to_dict(self) -> dict[str, tp.Any]:
-        """For JSON."""
+    def to_dict(self) -> JsonObject:
+        """Return the content of the report's JSON file."""
         return asdict(self)
 
     def markdown(self) -> list[str]:
@@ -136,7 +137,7 @@ def report_on(results: Sequence[Result], key: Key, allow_failed: int = 0) -> Lis
         key: of the test.
         allow_failed: wrong answers to attention checks that a rater may have.
     Raises:
-        ValueError: nobody's answers count.
+        ValueError: no rater's answers count.
     """
     counted, left_out = _sift(results, key, allow_failed)
     if not counted:
@@ -210,7 +211,7 @@ _Wins = dict[tuple[str, str, str], list[Judgement]]
 
 
 def _comparisons(results: list[Result], key: Key) -> _Wins:
-    """Wins by ratings: of the same clip by the same rater."""
+    """Return wins by ratings of the same clip by the same rater."""
     rated = {one[:4]: one.value for one in _ratings(results, key)}
     wins: _Wins = {}
     for (rater, name, system, question), value in rated.items():

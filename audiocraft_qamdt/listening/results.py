@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import typing as tp
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..utils.files import has_surrogates
-from ..utils.reading import read_json
+from ..utils.reading import JsonObject, JsonValue, read_json
 from .design import Key
 
 LONGEST_RATER = 64
 """Characters of a rater's id."""
+
+Answers = JsonObject
+"""Question → answer: a level, a number of beeps, or the id of a clip."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Result:
     where: str
     rater: str
     finished: str
-    answers: dict[str, dict[str, tp.Any]]
+    answers: dict[str, Answers]
 
     def wrong(self, key: Key) -> tuple[int, int]:
         """Return how many attention checks were answered wrongly, and how many there were."""
@@ -37,7 +39,7 @@ class Result:
         return sum(self.answers[trial]["beeps"] != key.trials[trial].beeps for trial in checks), len(checks)
 
 
-def parse_result(content: tp.Any, where: str, key: Key) -> Result:
+def parse_result(content: JsonValue, where: str, key: Key) -> Result:
     """Return a result from JSON.
 
     Raises:
@@ -56,7 +58,7 @@ def parse_result(content: tp.Any, where: str, key: Key) -> Result:
         raise ValueError(f"{where}: rater has characters that cannot be written, got {rater!r:.80}")
     if not isinstance(finished, str) or len(finished) > LONGEST_RATER:
         raise ValueError(f"{where}: finished must be a time, got {finished!r:.80}")
-    answers: dict[str, dict[str, tp.Any]] = {}
+    answers: dict[str, Answers] = {}
     for index, trial in enumerate(content["trials"]):
         name, given = _answers(trial, f"{where}: trials[{index}]", key)
         if name in answers:
@@ -66,7 +68,7 @@ def parse_result(content: tp.Any, where: str, key: Key) -> Result:
     return Result(where, rater.strip(), finished, answers)
 
 
-def _answers(trial: tp.Any, where: str, key: Key) -> tuple[str, dict[str, tp.Any]]:
+def _answers(trial: JsonValue, where: str, key: Key) -> tuple[str, Answers]:
     name = trial.get("trial") if isinstance(trial, dict) else None
     known = key.trials.get(name) if isinstance(name, str) else None
     if name is None or known is None:
@@ -80,7 +82,7 @@ def _answers(trial: tp.Any, where: str, key: Key) -> tuple[str, dict[str, tp.Any
     return name, given
 
 
-def _check_complete(answers: dict[str, dict[str, tp.Any]], where: str, key: Key) -> None:
+def _check_complete(answers: dict[str, Answers], where: str, key: Key) -> None:
     """Refuse results that leave out attention checks, which every rater gets."""
     checks = {name for name, trial in key.trials.items() if trial.beeps is not None}
     if missing := checks - answers.keys():

@@ -7,7 +7,6 @@ import logging
 import re
 import socket
 import time
-import typing as tp
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -77,7 +76,7 @@ class ResultsServer(ThreadingHTTPServer):
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
-    def handle_error(self, request: tp.Any, client_address: tp.Any) -> None:
+    def handle_error(self, request: object, client_address: object) -> None:
         """Log what went wrong with a connection, most often that the browser closed it."""
         logger.debug("connection of %s", client_address, exc_info=True)
 
@@ -156,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         return reason is not None
 
     def _body(self, length: int) -> bytes | None:
-        """The body; None where it takes too long or is cut off."""
+        """Read the body; None where it takes too long or is cut off."""
         end, content = time.monotonic() + SLOWEST_BODY, bytearray()
         while len(content) < length:
             try:
@@ -214,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Referrer-Policy", "no-referrer")
         self.send_header("Connection", "close")
 
-    def log_message(self, format: str, *args: tp.Any) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Log at a level that is off by default: a line for each part of each clip."""
         logger.debug(format, *args)
 

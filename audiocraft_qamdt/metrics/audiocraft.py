@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing as tp
 from contextlib import nullcontext
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from audiocraft_qamdt.utils import prepared
@@ -16,9 +16,12 @@ from .passt import safe_passt
 
 from audiocraft.solvers import builders
 
+if tp.TYPE_CHECKING:
+    import torchmetrics
+
 Compress = tp.Callable[[Tensor], Tensor]
 
-BUILDERS: dict[str, tp.Callable[[tp.Any], tp.Any]] = {
+BUILDERS: dict[str, tp.Callable[[DictConfig], torchmetrics.Metric]] = {
     "fad": builders.get_fad,
     "kld": builders.get_kldiv,
     "text_consistency": builders.get_text_consistency,

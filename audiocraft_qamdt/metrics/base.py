@@ -20,13 +20,19 @@ AUDIOCRAFT = "audiocraft_"
 """What stands before the names of numbers by AudioCraft's own metrics."""
 
 
+Found = tp.TypeVar("Found")
+
+Stages = Mapping[str, Mapping[str, float]]
+"""An epoch in Dora's history: stage → name → value."""
+
+
 class SumOverRanks:
     """Adds a float64 tensor up over all processes, every one of which gets the sum; here there is one."""
 
     def __call__(self, tensor: Tensor) -> Tensor:
         return tensor
 
-    def gather(self, found: tp.Any) -> list[tp.Any]:
+    def gather(self, found: Found) -> list[Found]:
         """Return what each process found, in the order of their ranks."""
         return [found]
 
@@ -109,12 +115,12 @@ class Clip:
 
     @property
     def seconds(self) -> float:
-        """Duration."""
+        """Return the duration in seconds."""
         return len(self.audio) / self.sample_rate
 
     @cached_property
     def weights(self) -> Tensor:
-        """How often it counts in a number and in each replicate, see `seeded_weights`."""
+        """Return how often the clip counts in a number and in each replicate (see `seeded_weights`)."""
         return seeded_weights(clip_seed(self.name))
 
     def outputs(self, network: Network) -> Outputs:
@@ -166,7 +172,7 @@ class Metric:
         instrument: what it measures with: network and checkpoint, predictor and version.
         reference_name: set that it compares with, where that is not the one that batches bring.
         scores: quantity → clip's name → value, for quantities that single clips have.
-        replicates: quantity → its values [REPLICATES] on clips drawn anew, where it has an interval; after `compute`.
+        replicates: quantity → its values [REPLICATES] on resampled clips, where it has an interval; after `compute`.
     """
 
     quantities: tuple[str, ...] = ()
@@ -203,7 +209,7 @@ class Metric:
         raise NotImplementedError
 
     def used(self) -> int | None:
-        """Number of clips that the values are of, after `reduce`; None = all that there were."""
+        """Return how many clips the values are of, after `reduce`; None = all clips."""
         return None
 
     def replicated(self, values: Mapping[str, Tensor]) -> dict[str, float]:
@@ -262,7 +268,7 @@ class Number:
         clips: how many were judged: those that the metric could use.
         best_of: of how many candidates each clip was chosen.
         seed: of the noise; None = not known.
-        ci95: half the width of its 95 % interval over clips drawn anew; None = it has none.
+        ci95: half the width of its 95 % interval over resampled clips; None = it has none.
     """
 
     metric: str
@@ -276,7 +282,7 @@ class Number:
 
     @property
     def measured(self) -> str:
-        """Quantity and instrument: the name of a column."""
+        """Return quantity and instrument, the name of a column."""
         return "_".join(filter(None, (self.metric, self.instrument)))
 
     @property
@@ -292,8 +298,8 @@ def comparable(key: str) -> str:
     return re.sub(r"/(best\d+)_seed\w+$", r"/\1", key)
 
 
-def evaluations(history: Sequence[Mapping[str, tp.Any]]) -> dict[int, dict[str, float]]:
-    """Epoch → what its evaluate stage measured, for the epochs that have one.
+def evaluations(history: Sequence[Stages]) -> dict[int, dict[str, float]]:
+    """Return what each epoch's evaluate stage measured, by epoch, for the epochs that have one.
 
     Args:
         history: Dora's, metrics by stage for each epoch.

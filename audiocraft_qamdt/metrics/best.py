@@ -6,9 +6,9 @@ import logging
 import math
 import re
 import typing as tp
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from .base import Metric, safe
+from .base import Metric, Stages, safe
 from .table import more_is_better, quantity
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class BestMetric:
             problem = f"fits {', '.join(found)}" if found else "is not measured by evaluate.metrics"
             raise ValueError(f"checkpoint.best_metric={name} {problem}: choose one of {', '.join(names) or 'none'}")
 
-    def improves(self, history: Sequence[Mapping[str, tp.Any]], pending: Mapping[str, tp.Any]) -> bool:
+    def improves(self, history: Sequence[Stages], pending: Stages) -> bool:
         """Return whether the weights of an epoch are the best so far; before the first evaluation all newer ones are.
 
         Args:
@@ -56,7 +56,7 @@ class BestMetric:
             logger.info("New best state with %s=%.3f (was %.3f)", self.name, value, best)
         return is_best
 
-    def _value(self, stages: Mapping[str, tp.Any]) -> float | None:
+    def _value(self, stages: Stages) -> float | None:
         """Return the number in the metrics of an epoch; None = it was not measured."""
         measured = stages.get(STAGE, {})
         keys = [self.name] if self.name in measured else self._matching(measured)

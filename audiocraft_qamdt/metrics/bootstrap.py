@@ -1,4 +1,4 @@
-"""Intervals of 95 % and tests: numbers measured again on clips drawn anew, and what is drawn depends on names alone."""
+"""Intervals of 95 % and tests by bootstrap: numbers on resampled clips; the draw depends on the clips' names alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from ..utils.randomness import keyed_seed
+
+if tp.TYPE_CHECKING:
+    from scipy.stats.distributions import rv_frozen
 
 REPLICATES = 200
 """How often every number is measured again; the width of an interval is then known to about 5 %."""
@@ -19,7 +22,7 @@ def clip_seed(name: str) -> int:
 
 
 def seeded_weights(seed: int) -> Tensor:
-    """Return how often a clip counts, [1 + REPLICATES] in float64: once in the number itself, then as drawn anew.
+    """Return how often a clip counts, [1 + REPLICATES] in float64: once in the number itself, then in each replicate.
 
     Draws are Poisson's with mean 1 (the Poisson bootstrap, Hanley and MacGibbon 2006). As they come from the clip's
     name alone, no order, batch or process changes them, and clips of one name in two folders are drawn together, as
@@ -62,14 +65,14 @@ def p_value(difference: float, replicates: Tensor, clips: int) -> float | None:
 
 
 def _deviation(replicates: Tensor, clips: int) -> float | None:
-    """Standard deviation: for a mean it becomes s / √n, with which `_student` gives the classical interval."""
+    """Return the standard deviation: for a mean s / √n, with which `_student` gives the classical interval."""
     finite = replicates[replicates.isfinite()]
     if clips < 2 or len(finite) < 2:
         return None
     return finite.std().item() * (clips / (clips - 1)) ** 0.5
 
 
-def _student(clips: int) -> tp.Any:
+def _student(clips: int) -> rv_frozen:
     from scipy.stats import t
 
     return t(clips - 1)

@@ -19,6 +19,7 @@ from ..utils import plots
 from ..utils.audio import audio_info, read_audio
 from ..utils.checks import is_number
 from ..utils.randomness import keyed_seed
+from ..utils.reading import JsonObject
 from .base import Batch, Clip, Metric, Network, Number
 from .comparison import compare
 from .folders import Reference, compare_with, named_audio, read_reference, table_of
@@ -213,8 +214,8 @@ class Calibration:
     strengths: list[float]
     responses: list[Response]
 
-    def to_dict(self) -> dict[str, tp.Any]:
-        """For JSON."""
+    def to_dict(self) -> JsonObject:
+        """Return the content of the JSON file."""
         return {**vars(self), "responses": [asdict(response) for response in self.responses]}
 
     def by_number(self) -> dict[str, dict[str, Response]]:
@@ -343,7 +344,7 @@ class _Measure:
 
 
 def _itself(metrics: Sequence[Metric]) -> Iterator[str]:
-    """Names of the numbers that compare each clip with itself before it was degraded."""
+    """Return the names of the numbers that compare each clip with itself before it was degraded."""
     for metric in metrics:
         if "pairs" in metric.needs:
             yield from ("_".join(filter(None, (name, metric.instrument))) for name in metric.replicates)

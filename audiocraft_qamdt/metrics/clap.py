@@ -9,7 +9,7 @@ from pathlib import Path
 
 import julius
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..clap.laion import laion_design
 from ..clap.scorer import SHORTEST, ClapScorer, windows
@@ -28,7 +28,7 @@ class Embedder(tp.Protocol):
     """Interface of both libraries' models, with embeddings [n, D] of unit length."""
 
     dim: int
-    model: tp.Any
+    model: nn.Module
 
     def embed_audio(self, audio: Tensor, sample_rate: int) -> Tensor: ...
     def embed_texts(self, texts: list[str]) -> Tensor: ...

@@ -34,7 +34,7 @@ class Comparison:
 def compare(first: Number, second: Number, *replicates: Mapping[str, Tensor]) -> Comparison:
     """Compare two numbers of one kind.
 
-    Clips of the same name in both sets are pairs: they are drawn anew together, so that what both share cancels.
+    Clips of the same name in both sets are pairs: they are resampled together, so that what both share cancels.
 
     Args:
         first, second: the numbers.

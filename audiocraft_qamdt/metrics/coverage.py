@@ -136,7 +136,7 @@ def _leading(distances: Tensor) -> Tensor:
 
 
 def _blocks(columns: Tensor, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """(Which columns, squared distances [rows, block]) of parts of `columns`, of one size whatever the rows."""
+    """Yield (which columns, squared distances [rows, block]) of parts of `columns`, of one size whatever the rows."""
     squares = rows.square().sum(1)[:, None]
     width = max(1, BLOCK // len(rows))
     for first in range(0, len(columns), width):
@@ -146,7 +146,7 @@ def _blocks(columns: Tensor, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _mean_of_pairs(embeddings: Tensor, weights: Tensor, gamma: float) -> Tensor:
-    """Weighted mean of the kernel over pairs of different embeddings, [replicates]."""
+    """Return the weighted mean of the kernel over pairs of different embeddings, [replicates]."""
     found = torch.zeros(len(weights), dtype=torch.float64)
     for part, squares in _blocks(embeddings, embeddings):
         kernel = squares.mul(-gamma).exp()

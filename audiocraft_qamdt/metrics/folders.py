@@ -100,7 +100,7 @@ class Reference:
 
     @classmethod
     def empty(cls, dim: int) -> Reference:
-        """Of nothing yet."""
+        """Return statistics of no clips."""
         return cls(Moments.empty(dim), Sample.empty(dim))
 
     def add(self, name: str, embeddings: Tensor) -> None:
@@ -109,12 +109,12 @@ class Reference:
         self.sample.add(name, embeddings)
 
     def tensors(self) -> dict[str, Tensor]:
-        """For a file."""
+        """Return the tensors that a file keeps."""
         return {**vars(self.moments), **dict(zip(_SAMPLE, self.sample.settle(), strict=True))}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Reference:
-        """Of what `tensors` gave."""
+        """Return statistics from what `tensors` gave."""
         moments = Moments(**{name: value for name, value in tensors.items() if name not in _SAMPLE})
         places, seeds, embeddings = (tensors[name] for name in _SAMPLE)
         return cls(moments, Sample(places, seeds, embeddings))
@@ -214,7 +214,7 @@ class FolderReport:
         seconds: how long it took.
         numbers: see `Number`.
         scores: clip → measurement → value.
-        replicates: measurement → values on clips drawn anew; not written.
+        replicates: measurement → values on resampled clips; not written.
     """
 
     generated: str
@@ -227,7 +227,7 @@ class FolderReport:
     replicates: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> JsonObject:
-        """For JSON; each number has its key beside its fields."""
+        """Return the content for JSON; each number has its key beside its fields."""
         numbers = [{"key": number.key, **asdict(number)} for number in self.numbers]
         fields = {name: value for name, value in vars(self).items() if name != "replicates"}
         return {**fields, "numbers": numbers}

@@ -35,7 +35,7 @@ class Moments:
 
     @classmethod
     def empty(cls, dim: int) -> Moments:
-        """Of nothing yet."""
+        """Return the moments of no clips."""
         return cls(*(torch.zeros(shape, dtype=torch.float64) for shape in ((), (dim,), (dim, dim))))
 
     def add(self, embeddings: Tensor) -> None:
@@ -49,7 +49,7 @@ class Moments:
         self.count = count
 
     def reduced(self, total: SumOverRanks) -> Moments:
-        """Of all ranks together."""
+        """Return the moments of all ranks together."""
         count = total(self.count)
         mean = total(self.count * self.mean) / count
         shift = self.mean - mean
@@ -57,7 +57,7 @@ class Moments:
 
     @property
     def covariance(self) -> Tensor:
-        """Unbiased [D, D]."""
+        """Return the unbiased covariance [D, D]."""
         return self.scatter / (self.count - 1)
 
 
@@ -127,7 +127,7 @@ class FrechetMetric(Metric):
 
     `frechet` is biased upwards by about 1/N; `frechet_inf` is where a line through the distances of subsets of other
     sizes, over 1/N, meets 1/N = 0 (FID∞, arXiv 1911.07023; FAD∞, arXiv 2311.01616). Which clips a subset holds depends
-    on their names alone. Intervals are those of the first-order change of the distance on clips drawn anew, which costs
+    on their names alone. Intervals are those of the first-order change of the distance on resampled clips, which costs
     one more pass over small matrices in place of `REPLICATES` distances. A single clip's distance is that of its own
     embeddings to the reference (arXiv 2311.01616).
 
@@ -196,7 +196,7 @@ class FrechetMetric(Metric):
         return values
 
     def _draw_anew(self) -> Tensor:
-        """First-order change of each subset's distance on clips drawn anew, by this rank's [subsets, REPLICATES]."""
+        """Return each subset's first-order change on resampled clips, by this rank's [subsets, REPLICATES]."""
         slopes = {
             share: Slope.of(moments, self.reference)
             for share, moments in self.subsets.items()
@@ -222,7 +222,7 @@ class FrechetMetric(Metric):
 
 
 def _holds(share: float, name: str) -> bool:
-    """Whether the clip of that name is in the subset of that share."""
+    """Return whether the clip of that name is in the subset of that share."""
     return share == 1 or keyed_seed("subset", f"{share:.6f}", name) < share * 2**63
 
 

@@ -16,12 +16,15 @@ from ..clap.scorer import SHORTEST, windows
 from .base import Network, Outputs, safe
 from .weights import weights_of
 
+if tp.TYPE_CHECKING:
+    from transformers import HubertModel, Wav2Vec2FeatureExtractor
+
 PUBLISHED = "m-a-p/MERT-v1-95M"
 _OTHERWISE = ("feature_extractor_cqt", "deepnorm")
 """Switches of MERT's configuration that HuBERT does not have."""
 
 
-def load_mert(checkpoint: str) -> tuple[tp.Any, tp.Any]:
+def load_mert(checkpoint: str) -> tuple[HubertModel, Wav2Vec2FeatureExtractor]:
     """Load a folder or hub id in MERT's layout; no code in it is run.
 
     Returns:
@@ -39,7 +42,8 @@ def load_mert(checkpoint: str) -> tuple[tp.Any, tp.Any]:
             f"here: choose a checkpoint without, such as {PUBLISHED}"
         )
     config = HubertConfig.from_dict({name: value for name, value in content.items() if name != "model_type"})
-    model, report = tp.cast(tp.Any, HubertModel.from_pretrained(checkpoint, config=config, output_loading_info=True))
+    loaded = HubertModel.from_pretrained(checkpoint, config=config, output_loading_info=True)
+    model, report = tp.cast("tuple[HubertModel, dict[str, list[str]]]", loaded)
     missing = sorted(key for key in report["missing_keys"] if key != "masked_spec_embed")  # which only training uses
     if missing:
         raise ValueError(f"MERT {checkpoint!r}: no weights for {', '.join(missing[:3])} ({len(missing)} in all)")
@@ -75,7 +79,8 @@ class MertNetwork(Network):
         if layer is not None and not 0 <= layer <= layers:
             raise ValueError(f"metrics.mert.layer={layer}: MERT {checkpoint!r} has layers 0 to {layers}")
         self.layer = layers if layer is None else layer
-        self.module: tp.Any = model.requires_grad_(False).to(device)
+        # transformers decorates `to` to what no type checker can follow
+        self.module: tp.Any = tp.cast(tp.Any, model.requires_grad_(False)).to(device)
         self.name = f"mert-{safe(checkpoint.rstrip('/').split('/')[-1])}-{self.layer}"
         self.sample_rate = int(self.extractor.sampling_rate)
         self.dim, self.device, self.length = model.config.hidden_size, device, length

@@ -91,7 +91,7 @@ def network_names() -> list[str]:
     return [*NETWORKS, *sorted(others)]
 
 
-def load_network(name: str, **settings: tp.Any) -> Network:
+def load_network(name: str, **settings: object) -> Network:
     """Load the network of that name.
 
     Args:

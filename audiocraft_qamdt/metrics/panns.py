@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..clap.scorer import SHORTEST, windows
+from ..utils.reading import JsonObject
 from .base import Network, Outputs
 from .weights import label, read_weights, weights_of
 
@@ -137,7 +138,7 @@ class PannsNetwork(Network):
             raise ValueError(f"metrics.panns.sample_rate={sample_rate}: there are {', '.join(map(str, URLS))}")
         url = URLS[sample_rate]
         with weights_of("Cnn14", url, "set metrics.panns.checkpoint (on the command line panns=PATH) to the file"):
-            content: dict[str, tp.Any] = read_weights(checkpoint, url)
+            content: JsonObject = read_weights(checkpoint, url)
             self.module = Cnn14.like(content.get("model", content)).requires_grad_(False).to(device)
         self.sample_rate = self.module.sample_rate
         self.name = label(f"cnn14-{self.sample_rate // 1000}k", checkpoint)

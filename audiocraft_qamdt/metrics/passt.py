@@ -60,7 +60,7 @@ def safe_passt(length: int, checkpoint: str | None = None) -> tp.Iterator[None]:
 
 
 def _network(state: dict[str, Tensor], frames: int) -> torch.nn.Module:
-    """hear21passt's network with a state dict's sizes: heads are of 64 dimensions in all published ones."""
+    """Build hear21passt's network with a state dict's sizes: heads are of 64 dimensions in all published ones."""
     from hear21passt.models.passt import PaSST, checkpoint_filter_fn
 
     dim = state["cls_token"].shape[-1]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..utils.reading import JsonObject
 from .base import Clip, Network, Outputs
 
 PCM = 32768
@@ -115,7 +116,7 @@ class Conventions:
     shortest: int = 0
     windows: Windows | None = None
     half: bool = False
-    settings: Mapping[str, tp.Any] = field(default_factory=dict)
+    settings: JsonObject = field(default_factory=dict)
 
     def prepare(self, channels: np.ndarray, rate: int, wanted: int | None) -> tuple[np.ndarray, int]:
         """Return mono samples [S] in float64 and their rate, of channels [C, S].
@@ -169,7 +170,7 @@ class Protocol(tp.NamedTuple):
 OURS = "ours"
 _WHOLE = {"length": None}
 _CHUNKS = Windows(10.0, 5.0, inside=True)
-_FADTK: dict[str, tp.Any] = {"resampler": "kaiser_best", "pcm": True, "half": True}
+_FADTK: JsonObject = {"resampler": "kaiser_best", "pcm": True, "half": True}
 PROTOCOLS: dict[str, Protocol] = {
     OURS: Protocol("docs/evaluation.md#metrics"),
     "audiocraft": Protocol("audiocraft/metrics/kld.py of AudioCraft 1.3.0"),

@@ -37,7 +37,7 @@ class Sample:
 
     @classmethod
     def empty(cls, dim: int, largest: int = LARGEST) -> Sample:
-        """Of nothing yet."""
+        """Return a sample of no clips."""
         places, seeds = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.long)
         return cls(places, seeds, torch.zeros(0, dim), largest)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import typing as tp
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -12,6 +9,7 @@ from torch.nn.functional import pad
 from ..quality.annotate import score_clip
 from ..quality.predictors.audiobox import Audiobox, AudioboxAxes
 from ..quality.predictors.base import Predictor
+from ..utils.reading import JsonObject
 from .base import Batch, Clip, MeanMetric, Metric, SumOverRanks, replicate_zeros
 
 SILENT = 10 ** (-60 / 20)  # peak, relative to full scale
@@ -36,7 +34,7 @@ class LevelShares(MeanMetric):
 
 
 class RealTimeFactor(Metric):
-    """Seconds of work per second of generated audio, on one device; its interval draws batches anew, not clips."""
+    """Seconds of work per second of generated audio, on one device; its interval resamples batches, not clips."""
 
     quantities = ("rtf",)
     needs = frozenset({"seconds"})
@@ -115,12 +113,12 @@ class Level:
             `sample_rate` do not count.
     """
 
-    def __init__(self, settings: Mapping[str, tp.Any]) -> None:
+    def __init__(self, settings: JsonObject) -> None:
         self.settings = {name: value for name, value in settings.items() if name not in ("format", "sample_rate")}
 
     @property
     def name(self) -> str:
-        """What statistics that are kept on disk depend on."""
+        """Return the settings as text: statistics that are kept on disk depend on them."""
         return ",".join(f"{name}={value}" for name, value in sorted(self.settings.items()))
 
     def __call__(self, audio: Tensor, sample_rate: int) -> Tensor:

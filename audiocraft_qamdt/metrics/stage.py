@@ -19,19 +19,23 @@ from .protocols import OURS
 from .signal import Level
 from .table import Setup, build_metrics
 
+if tp.TYPE_CHECKING:
+    from audiocraft.data.music_dataset import MusicInfo
+    from audiocraft.models.encodec import CompressionModel
+
 
 def stage_metrics(
     switches: JsonObject,
     options: JsonObject,
     device: str,
-    compression_model: tp.Any,
+    compression_model: CompressionModel,
     level: Level,
     protocol: str = OURS,
 ) -> list[Metric]:
     """Return metrics of a solver.
 
     Args:
-        switches: its `evaluate.metrics`; "base", the validation loss, is the solver's own affair.
+        switches: its `evaluate.metrics`; "base", the validation loss, is left to the solver.
         options: its `metrics`.
         device: where they compute.
         compression_model: AudioCraft's, which its `use_gt` sends reference audio through.
@@ -52,7 +56,7 @@ def stage_metrics(
 
 
 def generated_batch(
-    generated: Tensor, reference: Tensor, infos: tp.Sequence[tp.Any], seconds: float, level: Level
+    generated: Tensor, reference: Tensor, infos: tp.Sequence[MusicInfo], seconds: float, level: Level
 ) -> Batch:
     """Return clips of a batch: generated ones and their references, without padding and at the same level.
 

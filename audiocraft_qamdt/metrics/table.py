@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..quality.predictors.audiobox import AudioboxAxes
 from ..quality.predictors.base import Predictor, load_predictor
-from .base import AUDIOCRAFT, Batch, Metric, Network, Number, SumOverRanks
+from ..utils.reading import JsonObject
+from .base import AUDIOCRAFT, Batch, Found, Metric, Network, Number, SumOverRanks
 from .bootstrap import half_width
 from .clap import ClapNetwork, TextAgreement
 from .coverage import DensityCoverage, KernelDistance
@@ -20,6 +21,9 @@ from .frechet import FrechetMetric
 from .networks import Networks, network_names
 from .probabilities import InceptionScore, KLDivergence, SplitInceptionScore
 from .signal import Aesthetics, LevelShares, PredictedMOS, RealTimeFactor
+
+Switch = bool | str | tp.Sequence[str] | None
+"""Value of `evaluate.metrics.<name>`: off, on, or the networks or predictors to measure with."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +41,7 @@ class Setup:
     """
 
     networks: Networks
-    options: Mapping[str, tp.Any] = field(default_factory=dict)
+    options: JsonObject = field(default_factory=dict)
     device: str = "cpu"
     compress: Callable[[Tensor], Tensor] | None = None
     predictors: dict[str, Predictor] = field(default_factory=dict)
@@ -137,7 +141,7 @@ METRICS: dict[str, Callable[[str, Setup], Metric]] = {
 """Name → constructor (argument, setup). Open to registration."""
 
 
-def build_metrics(switches: Mapping[str, tp.Any], setup: Setup) -> list[Metric]:
+def build_metrics(switches: Mapping[str, Switch], setup: Setup) -> list[Metric]:
     """Return metrics that are switched on.
 
     Args:
@@ -164,7 +168,7 @@ def more_is_better(key: str) -> bool | None:
     return MORE_IS_BETTER.get(quantity(key) or "")
 
 
-def _arguments(value: tp.Any) -> list[str]:
+def _arguments(value: Switch) -> list[str]:
     if value is None or isinstance(value, bool):
         return [""] if value else []
     return [value] if isinstance(value, str) else list(value)
@@ -222,7 +226,7 @@ class Evaluation:
         return found
 
     def replicates(self) -> dict[str, Tensor]:
-        """Quantity and instrument → values on clips drawn anew, see `Metric.replicates`; after `numbers`."""
+        """Return values on resampled clips by quantity and instrument (see `Metric.replicates`), after `numbers`."""
         return {
             "_".join(filter(None, (quantity, metric.instrument))): values
             for metric in self.metrics
@@ -253,7 +257,7 @@ class _Distributed(SumOverRanks):
         flashy.distrib.all_reduce(summed)
         return summed.cpu()
 
-    def gather(self, found: tp.Any) -> list[tp.Any]:
+    def gather(self, found: Found) -> list[Found]:
         import flashy
 
         parts = [found] * flashy.distrib.world_size()

@@ -9,7 +9,6 @@ import posixpath
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from ..utils.audio import SUFFIXES
 from ..utils.reading import parse_json, read_json, read_lines, read_text
@@ -55,7 +54,7 @@ def read_captions(path: str | Path | None, files: Mapping[str, Path]) -> dict[st
 
 
 def _name(named: str, files: Mapping[str, Path]) -> str | None:
-    """The clip that a caption's `file` means; with or without suffix, with or without the folder."""
+    """Return the clip that a caption's `file` means; with or without suffix, with or without the folder."""
     plain = posixpath.normpath(unicodedata.normalize("NFC", named.strip()).replace("\\", "/"))
     stem, suffix = posixpath.splitext(plain)
     names = [plain, stem] if suffix.lower() in SUFFIXES else [plain]
@@ -70,7 +69,7 @@ def _warn(path: str | Path, what: str, names: list[str], total: int) -> None:
 
 
 def _description(sidecar: Path) -> str | None:
-    """Description of a clip from the JSON beside it; what is not ours, or spoilt, is warned of and has none."""
+    """Return a clip's description from the JSON beside it; other or damaged files give none, with a warning."""
     try:
         content = read_json(sidecar)
     except (OSError, ValueError) as error:
@@ -88,7 +87,7 @@ def _description(sidecar: Path) -> str | None:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str, str | None]]:
-    """(Place, file, description) of each caption; a null description, or an empty one, is none."""
+    """Yield (place, file, description) of each caption; a null description, or an empty one, is none."""
     form = path.suffix.lower()
     if form not in FORMS:
         raise ValueError(f"{path}: captions are a file of {', '.join(FORMS)}")
@@ -117,7 +116,7 @@ def _table(path: Path) -> Iterator[tuple[str, str, str | None]]:
         raise _not_captions(f"{path}:{reader.line_num}", str(error)) from error
 
 
-def _row(where: str, row: Any) -> tuple[str, str, str | None]:
+def _row(where: str, row: object) -> tuple[str, str, str | None]:
     if not isinstance(row, dict) or not isinstance(row.get("file"), str) or "description" not in row:
         raise _not_captions(where, "no file and description")
     if not isinstance(row["description"], (str, type(None))):

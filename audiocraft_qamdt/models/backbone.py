@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing as tp
 from collections.abc import Iterable
 
 import torch
@@ -55,7 +54,7 @@ class Backbone(nn.Module):
         """Return the rows (time) and columns (bins) of tokens for latents with this many frames; None = no tokens."""
         raise NotImplementedError
 
-    def project_context(self, context: Tensor, context_mask: Tensor | None = None) -> tp.Any:
+    def project_context(self, context: Tensor, context_mask: Tensor | None = None) -> object:
         """Compute what depends on the text alone; `forward` takes it as its context."""
         raise NotImplementedError
 
@@ -116,7 +115,7 @@ class Backbone(nn.Module):
         return time if pooled is None else time + pooled
 
     def pool_text(self, context: Tensor, context_mask: Tensor | None) -> Tensor | None:
-        """Projected mean of the states that are no padding [B, D]; zero where there is no text."""
+        """Project the mean of the states that are no padding, [B, D]; zero where there is no text."""
         if self.pooled_embed is None:
             return None
         mask = torch.ones(context.shape[:2], device=context.device) if context_mask is None else context_mask != 0

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
 _MIN_PRODUCTS = 1 << 26  # below, the call itself costs more than the faster kernel saves
 
 
-def _linear_flops(x: Any, weight: Any, *args: object, out_shape: Any = None, **kwargs: object) -> int:
+def _linear_flops(x: Sequence[int], weight: Sequence[int], *args: object, **kwargs: object) -> int:
     return 2 * math.prod(x) * weight[0]
 
 
@@ -40,17 +41,26 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) 
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
 
 
+class _Context(Protocol):
+    """What `torch.autograd.Function` keeps between the two passes."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
 class _OneDnnLinear(torch.autograd.Function):
     """oneDNN's inference kernel with the gradient that it lacks."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: _Context, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         return _onednn(x, weight, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         rows = grad.flatten(0, -2)  # [M, O]
@@ -62,7 +72,7 @@ class _OneDnnLinear(torch.autograd.Function):
 
 
 def _weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
-    """grad.T [O, M] @ x [M, I]; oneDNN is fastest with the narrower matrix first."""
+    """Compute grad.T [O, M] @ x [M, I]; oneDNN is fastest with the narrower matrix first."""
     if grad.shape[1] > x.shape[1]:
         return _onednn(x.t(), grad.t(), None).t()
     return _onednn(grad.t(), x.t(), None)
@@ -102,7 +112,7 @@ class _ItemNorm(torch.autograd.Function):
     """Layer norm of x [B, N, D] with weights and biases [B, D]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    def forward(ctx: _Context, x: Tensor, bias: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         out = torch.empty_like(x)
         mean, rstd = (x.new_empty(*x.shape[:2], 1) for _ in range(2))
         for index in range(len(x)):
@@ -121,7 +131,7 @@ class _ItemNorm(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, rstd = ctx.saved_tensors
         grad = grad.contiguous()
         grads = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
@@ -210,7 +220,7 @@ def attend_folded(x: Tensor, text: FoldedKeys, num_heads: int) -> Tensor:
 
 
 def _by_head(x: Tensor, weight: Tensor) -> Tensor:
-    """x [B, heads, L, d] times weight [heads, d, D], as [B, heads, L, D]; `@` would copy the weight for every item."""
+    """Multiply x [B, heads, L, d] by weight [heads, d, D]; `@` would copy the weight for every item."""
     rows = x.transpose(0, 1).flatten(1, 2)  # [heads, B * L, d]
     return torch.bmm(rows, weight).unflatten(1, (len(x), -1)).transpose(0, 1)
 

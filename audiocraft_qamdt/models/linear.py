@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,15 +40,28 @@ def apply_gelu(layer: nn.Module, x: Tensor) -> Tensor:
     return layer(x, gelu=True) if isinstance(layer, Linear) else F.gelu(layer(x), approximate="tanh")
 
 
-def weights_of(layer: Any) -> tuple[Tensor, Tensor]:
+class Adapted(Protocol):
+    """A linear layer under peft's adapters."""
+
+    disable_adapters: bool
+    merged: bool
+    active_adapters: list[str]
+    lora_A: nn.ModuleDict
+
+    def get_base_layer(self) -> nn.Linear: ...
+
+    def get_delta_weight(self, adapter: str) -> Tensor: ...
+
+
+def weights_of(layer: nn.Linear | Adapted) -> tuple[Tensor, Tensor]:
     """Return weight [O, I] and bias [O] that a layer computes with: those of its active adapters are added.
 
-    For whoever takes a layer's weights apart instead of calling it. An adapter's dropout does not act there.
+    For code that takes a layer's weights apart instead of calling it. An adapter's dropout does not act there.
     """
     if isinstance(layer, nn.Linear):
         return layer.weight, layer.bias
     base = layer.get_base_layer()  # a layer of peft
-    weight = base.weight
+    weight: Tensor = base.weight
     if not (layer.disable_adapters or layer.merged):
         for name in layer.active_adapters:
             if name in layer.lora_A:

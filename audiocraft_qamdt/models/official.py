@@ -25,8 +25,18 @@ CONFIG_KEYS = (
     "lewei_scale",
 )
 
+
 # What the published class has no argument for.
-PUBLISHED: dict[str, tp.Any] = {
+class _Published(tp.TypedDict):
+    ffn: str
+    positions: str
+    quality: tuple[str, ...]
+    num_levels: int
+    unknown_level: bool
+    side_prefix: bool
+
+
+PUBLISHED: _Published = {
     "ffn": "gelu",
     "positions": "sincos",
     "quality": ("clip",),
@@ -127,7 +137,7 @@ def _rename(key: str, prefixes: Mapping[str, str]) -> str:
     return key
 
 
-def _check_names(what: str, given: Mapping[str, tp.Any], expected: Mapping[str, object] | tuple[str, ...]) -> None:
+def _check_names(what: str, given: Mapping[str, object], expected: Mapping[str, object] | tuple[str, ...]) -> None:
     problems = []
     for kind, keys in (
         ("missing", [key for key in expected if key not in given]),

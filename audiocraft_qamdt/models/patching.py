@@ -27,12 +27,12 @@ class PatchGrid(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Number of tokens, H * W."""
+        """Return the number of tokens, H * W."""
         return self.shape[0] * self.shape[1]
 
     @property
     def padded(self) -> tuple[int, int]:
-        """Latent frames and bins with the padding."""
+        """Return the latent frames and bins with the padding."""
         left, right, top, bottom = self.padding
         return self.size[0] + top + bottom, self.size[1] + left + right
 
@@ -63,7 +63,7 @@ def patch_grid(frames: int, bins: int, patch: tuple[int, int], overlap: tuple[in
 
 
 def patch_stride(patch: tuple[int, int], overlap: tuple[int, int]) -> tuple[int, int]:
-    """Frames and bins from one patch to the next.
+    """Return the frames and bins from one patch to the next.
 
     Raises:
         ValueError: if an overlap is negative or not smaller than its patch.

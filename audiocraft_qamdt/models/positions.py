@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing as tp
 from functools import lru_cache
 
 import torch
@@ -52,10 +51,12 @@ def rotary_table(
 
 
 @lru_cache(maxsize=16)
-def cached_rotary_table(*args: tp.Any) -> Rotary:
+def cached_rotary_table(
+    shape: tuple[int, int], head_dim: int, prefix_tokens: int, scale: float, device: torch.device
+) -> Rotary:
     """Return `rotary_table`, computed once for each set of arguments."""
     with torch.inference_mode(False):  # a table first made while generating must serve training too
-        return rotary_table(*args)
+        return rotary_table(shape, head_dim, prefix_tokens, scale, device)
 
 
 def take_rotary(rotary: Rotary | None, rows: Tensor) -> Rotary | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -23,6 +23,28 @@ class ProjectedText(NamedTuple):
     states: Tensor
     mask: Tensor | None
     pooled: Tensor | None
+
+
+class _Prediction(Protocol):
+    sample: Tensor
+
+
+class _DiffusersUNet(Protocol):
+    """`UNet2DConditionModel`, as it is called here."""
+
+    conv_out: nn.Conv2d
+
+    def enable_gradient_checkpointing(self) -> None: ...
+
+    def __call__(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        *,
+        class_labels: Tensor,
+        encoder_attention_mask: Tensor | None,
+    ) -> _Prediction: ...
 
 
 class UNet(Backbone):
@@ -87,7 +109,7 @@ class UNet(Backbone):
             class_embed_type="identity",
             norm_num_groups=GROUPS,
         )
-        self.network: Any = cast(Any, network)
+        self.network = cast(_DiffusersUNet, network)
         if checkpointing:
             self.network.enable_gradient_checkpointing()
         self.initialize_weights()
@@ -101,8 +123,8 @@ class UNet(Backbone):
                 cast(LevelEmbedding, embedding).draw_in_order()
             else:
                 nn.init.zeros_(cast(LevelEmbedding, embedding).weight)
-        nn.init.zeros_(self.network.conv_out.weight)
-        nn.init.zeros_(self.network.conv_out.bias)
+        for parameter in self.network.conv_out.parameters():
+            nn.init.zeros_(parameter)
 
     @property
     def any_length(self) -> bool:

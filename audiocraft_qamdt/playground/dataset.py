@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
@@ -174,7 +173,7 @@ def make_dataset(
             folders[split] = folder / split
             folders[split].mkdir(parents=True, exist_ok=True)
             for index in indices:
-                _write_track(folders[split] / f"{_stem(index)}.flac", index=index, **arguments)
+                _write_track(folders[split] / f"{_stem(index)}.flac", seed, index, duration, sample_rate, degraded)
                 progress.update()
             manifest = folders[split] / MANIFEST_FILES[1]
             if not manifest.exists():
@@ -206,14 +205,14 @@ def _divide(tracks: int, splits: Mapping[str, float]) -> dict[str, range]:
     return dict(zip(splits, map(range, [0, *stops[:-1].tolist()], stops.tolist()), strict=True))
 
 
-def _write_track(path: Path, **arguments: Any) -> None:
+def _write_track(path: Path, seed: int, index: int, duration: float, sample_rate: int, degraded: float) -> None:
     # FLAC: AudioCraft reads it through soundfile, seven times as fast as wav, which it opens with FFmpeg.
     # The sidecar comes last: where it is, the track is whole.
     if path.exists() and sidecar_path(path).exists():
         return
-    audio, sidecar = make_track(**arguments)
+    audio, sidecar = make_track(seed, index, duration, sample_rate, degraded)
     with replacing(path) as part:
-        soundfile.write(part, audio, arguments["sample_rate"], format="FLAC", subtype="PCM_16")
+        soundfile.write(part, audio, sample_rate, format="FLAC", subtype="PCM_16")
     write_json(sidecar_path(path), sidecar)
 
 

@@ -49,7 +49,7 @@ def _level(audio: np.ndarray) -> float:
 
 
 def _gain(decibels: np.ndarray, severity: np.ndarray) -> np.ndarray:
-    """Gain from dB, fading in over the first twentieth of the severities so that severity 0 adds nothing."""
+    """Return the gain of dB, faded in over the first twentieth of the severities: severity 0 adds nothing."""
     return 10 ** (decibels / 20) * np.minimum(severity / 0.05, 1)
 
 
@@ -77,7 +77,7 @@ def _clipping(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generat
 
 
 def _drive(audio: np.ndarray, severity: np.ndarray, decibels: float) -> np.ndarray:
-    """Gain that lifts so many dB relative to the mean level to the peak at severity 1, and nothing at severity 0."""
+    """Return the gain that lifts so many dB relative to the mean level to the peak at severity 1."""
     return (np.abs(audio).max(initial=1e-9) / _level(audio) / 10 ** (decibels / 20)) ** severity
 
 
@@ -92,7 +92,7 @@ def _hum(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: n
 
 
 def _bit_depth(audio: np.ndarray, sample_rate: int, severity: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Quantisation to 12 down to 2.5 bits, by half bits: a step holds for a while where the severity changes."""
+    """Quantise to 12 down to 2.5 bits, by half bits: a step holds for a while where the severity changes."""
     step = 2 ** (np.round(19 * severity) / 2 - 11) * np.abs(audio).max(initial=1e-9)
     return np.round(audio / step) * step
 

@@ -164,7 +164,7 @@ class Piece:
 
     @property
     def instruments(self) -> list[str]:
-        """Names of all that is heard, the lead first, each once."""
+        """Return the names of all instruments that are heard, the lead first, each once."""
         return list(dict.fromkeys(name for name in (self.lead, self.chords, "bass", self.rhythm) if name))
 
 
@@ -354,7 +354,7 @@ TABLE_SIZE = 4096
 
 
 def _wavetables(timbre: Timbre, frequency: float, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """One period of the first two harmonics, and of those above, up to just under half the sample rate."""
+    """Return a period of the first two harmonics, and of those above, up to just under half the sample rate."""
     harmonics = np.arange(1, max(2, int(HIGHEST * sample_rate / frequency) + 1))
     amplitudes = harmonics**-timbre.tilt * np.where(harmonics % 2, 1, timbre.even)
     amplitudes /= np.sqrt(np.sum(amplitudes**2))

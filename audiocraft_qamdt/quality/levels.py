@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeGuard
 
 import numpy as np
 
 from ..data.attributes import STATISTICS_FILE
-from ..utils.reading import JsonObject, read_json
+from ..utils.checks import is_number
+from ..utils.reading import JsonObject, JsonValue, read_json
 
 LEVELS = (1, 2, 3, 4, 5)
 WORDS = ("low", "medium", "high")
@@ -97,29 +98,29 @@ class QualityStatistics:
         return float(np.interp(share, np.linspace(0, 1, len(self.quantiles)), self.quantiles))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _is_on_scale(value: object) -> TypeGuard[float]:
+    return is_number(value) and 1 <= value <= 5
 
 
-def _is_on_scale(value: Any) -> bool:
-    return _is_number(value) and 1 <= value <= 5
+def _is_deviation(value: object) -> TypeGuard[float]:
+    return is_number(value) and value >= 0
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _are_quantiles(value: Any) -> bool:
+def _are_quantiles(value: object) -> bool:
     return isinstance(value, list) and len(value) > 1 and all(map(_is_on_scale, value)) and value == sorted(value)
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str) and value != ""
 
 
-_FIELD_CHECKS = {
+_FIELD_CHECKS: dict[str, Callable[[object], bool]] = {
     "mean": _is_on_scale,
-    "std": lambda value: _is_number(value) and value >= 0,
+    "std": _is_deviation,
     "count": _is_count,
     "quantiles": _are_quantiles,
     "predictor": _is_text,
@@ -128,7 +129,9 @@ _FIELD_CHECKS = {
 }
 
 
-def _field(fields: Mapping[str, object], name: str, source: str | Path, check: Any) -> Any:
+def _field(
+    fields: Mapping[str, JsonValue], name: str, source: str | Path, check: Callable[[object], bool]
+) -> JsonValue:
     if name not in fields:
         raise ValueError(f"{source}: no field {name!r}: run `qamdt annotate` again")
     if not check(fields[name]):

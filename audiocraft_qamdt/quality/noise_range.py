@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..data.attributes import STATISTICS_FILE
 from ..utils.checks import is_number
 from ..utils.files import write_json
-from ..utils.reading import JsonObject, read_json
+from ..utils.reading import JsonObject, JsonValue, read_json
 from .levels import LEVELS
 
 KEY = "noise_range"
@@ -58,7 +57,7 @@ class NoiseRange:
     lowest: list[float]
 
     @classmethod
-    def from_dict(cls, fields: Any, source: str | Path) -> NoiseRange:
+    def from_dict(cls, fields: JsonValue, source: str | Path) -> NoiseRange:
         """Return what `to_dict` gave.
 
         Raises:
@@ -105,7 +104,7 @@ class NoiseRange:
         return lines
 
 
-def _are_ratios(values: Any) -> bool:
+def _are_ratios(values: object) -> bool:
     return (
         isinstance(values, list) and len(values) == len(LEVELS) and all(is_number(one) and one >= 0 for one in values)
     )
@@ -159,7 +158,7 @@ def _settled(auc: Mapping[str, Sequence[float]], threshold: float) -> list[tuple
     return settled[::-1]
 
 
-def checked_timesteps(values: Any, num_steps: int) -> list[float]:
+def checked_timesteps(values: object, num_steps: int) -> list[float]:
     """Return the lowest timesteps of levels 1 to 5 that a config gives.
 
     Raises:

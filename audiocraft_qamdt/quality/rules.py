@@ -6,7 +6,6 @@ import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..data.manifest import QUALITY_KEY, Quality, read_manifest, read_sidecar, sidecar_path, update_sidecar
 from ..utils.reading import JsonObject
@@ -30,7 +29,7 @@ class SourceRule:
 
 
 def read_rules(path: str | Path) -> list[SourceRule]:
-    """Rules of a YAML file: a list of objects with `source`, `pmos` and `caption`; the first that fits a track holds.
+    """Read rules from YAML: a list of objects with `source`, `pmos` and `caption`; a track takes the first that fits.
 
     Raises:
         ValueError: naming the file, the rule and the key that is wrong.
@@ -46,7 +45,7 @@ def read_rules(path: str | Path) -> list[SourceRule]:
     return [_rule(rule, f"{path}: rule {number}") for number, rule in enumerate(rules, 1)]
 
 
-def _rule(rule: Any, where: str) -> SourceRule:
+def _rule(rule: object, where: str) -> SourceRule:
     if not isinstance(rule, Mapping) or not isinstance(rule.get("source"), str) or rule.keys() - _KEYS:
         raise ValueError(f"{where}: give an object with source, and pmos or caption; got {rule!r}")
     pmos, caption = rule.get("pmos"), rule.get("caption") or []

@@ -1,8 +1,7 @@
-"""Does a model give the quality it is asked for? Clips at every level, judged by another predictor than the labels'."""
+"""The quality curve: clips at every level, judged by another predictor than the one that labelled the data."""
 
 from __future__ import annotations
 
-import typing as tp
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..data.attributes import Curve
 from ..generation.params import GenerationParams
 from ..generation.qamdt import QAMDT
 from ..quality.annotate import score_clip
@@ -51,7 +51,7 @@ class Points:
 
     @property
     def rank_correlation(self) -> float:
-        """Spearman's, over all clips and places, between what was asked for and what was judged."""
+        """Return Spearman's correlation of asked and judged quality, over all clips and places."""
         from scipy.stats import spearmanr
 
         if np.ptp(self.scores) == 0:
@@ -173,7 +173,7 @@ def _best_of(values: Tensor, total: Tensor, size: int) -> Tensor:
 
 
 def _generate(
-    model: QAMDT, prompts: Sequence[str], quality: tp.Any, clips: int, batch_size: int, seed: int, name: str
+    model: QAMDT, prompts: Sequence[str], quality: float | Curve, clips: int, batch_size: int, seed: int, name: str
 ) -> Iterator[Tensor]:
     batches = list(_batches(model, prompts, quality, clips, batch_size, seed))
     for texts, params in tqdm(batches, name, unit="batch"):
@@ -181,7 +181,7 @@ def _generate(
 
 
 def _batches(
-    model: QAMDT, prompts: Sequence[str], quality: tp.Any, clips: int, batch_size: int, seed: int
+    model: QAMDT, prompts: Sequence[str], quality: float | Curve, clips: int, batch_size: int, seed: int
 ) -> Iterator[tuple[list[str | None], GenerationParams]]:
     texts: list[str | None] = [prompts[index % len(prompts)] for index in range(clips)]
     for first in range(0, clips, batch_size):

@@ -46,7 +46,7 @@ class Sample:
 
     @property
     def group(self) -> str:
-        """Heading under which it is shown."""
+        """Return the heading under which it is shown."""
         return UNKNOWN if self.level is None else str(self.level)
 
 

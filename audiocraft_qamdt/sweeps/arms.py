@@ -60,14 +60,14 @@ class GridRun:
 
     @property
     def seed(self) -> str:
-        """Its seeds as text, the noise's only where it was set."""
+        """Return its seeds as text, the noise's only where it was set."""
         chosen = [(key, self._configured(key)) for key in SEEDS]
         return " ".join(str(value) for key, value in chosen if key == SEEDS[0] or value)
 
-    def _configured(self, key: str) -> tp.Any:
+    def _configured(self, key: str) -> object:
         return None if self.config is None else OmegaConf.select(self.config, key)
 
-    def setting(self, key: str) -> tp.Any:
+    def setting(self, key: str) -> float | str:
         """Return the run's value of a key: a number, the text that was given, or `DEFAULT` where it was not set."""
         value = self._configured(key)
         if isinstance(value, int | float):
@@ -94,12 +94,12 @@ class Statistic(tp.NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Their mean."""
+        """Return the mean of the values."""
         return statistics.fmean(self.values)
 
     @property
     def deviation(self) -> float | None:
-        """Standard deviation of the sample (n - 1); None = there is a single value."""
+        """Return the sample's standard deviation (n - 1); None = there is a single value."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def relative(self, baseline: Statistic) -> float | None:
@@ -129,7 +129,7 @@ class Arm:
 
     @property
     def metrics(self) -> dict[str, Statistic]:
-        """Metric → statistic over the runs that have a finite value of it."""
+        """Return each metric's statistic over the runs that have a finite value of it."""
         found: dict[str, list[float]] = {}
         for run in self.runs:
             for name, value in run.measured.items():
@@ -156,7 +156,7 @@ class Sweep:
 
     @property
     def metrics(self) -> list[str]:
-        """All names of metrics."""
+        """Return the names of all metrics."""
         return list(dict.fromkeys(name for arm in self.arms for name in arm.metrics))
 
     def best(self, metric: str) -> float | None:

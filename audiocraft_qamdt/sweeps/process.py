@@ -72,7 +72,7 @@ class LocalSheep(Sheep):
 
     @property
     def history(self) -> list[dict]:
-        """Metrics by epoch and stage, of the epochs that are complete."""
+        """Return the metrics by epoch and stage, of the epochs that are complete."""
         return self.main.get_xp_history(self.xp)
 
     @property
@@ -90,7 +90,7 @@ class LocalSheep(Sheep):
         return self.process is not None and self.process.poll() is None
 
     def owner(self) -> dict[str, object] | None:
-        """Return who else runs it: pid, host and place of another runner's process, or SLURM's job; None = nobody."""
+        """Return who else runs it: pid, host and place of another runner's process, or SLURM's job; None = no other."""
         if self.job is not None and shutil.which("sacct") and not super().is_done():
             return {"pid": self.job.job_id}
         path = self.xp.folder / LOCK

@@ -55,7 +55,7 @@ def write_grid_report(sweep: Sweep, out: Path, *, baseline: str | None = None) -
 
 
 def means(sweep: Sweep) -> tuple[list[str], list[list[Cell]]]:
-    """Head and rows: arms by metrics, the best mean of each metric in bold."""
+    """Return head and rows: arms by metrics, the best mean of each metric in bold."""
     head = ["arm", "seeds", *(f"{metric}{ARROWS[more_is_better(metric)]}" for metric in sweep.metrics)]
     best = {metric: sweep.best(metric) for metric in sweep.metrics}
     rows = []
@@ -74,7 +74,7 @@ def _mean_cell(found: Statistic | None, runs: int, best: float | None) -> Cell:
 
 
 def comparison(sweep: Sweep, reference: Arm) -> tuple[list[str], list[list[Cell]]]:
-    """Head and rows: by how much the mean of each other arm is above the reference's, and whether ±1 sd is apart."""
+    """Return head and rows: each arm's mean minus the reference's, and whether the two are more than ±1 sd apart."""
     names = [metric for metric in sweep.metrics if metric in reference.metrics]
     head = ["arm", *(f"{metric}{ARROWS[more_is_better(metric)]}" for metric in names)]
     others = [arm for arm in sweep.arms if arm is not reference]
@@ -202,7 +202,7 @@ def draw(sweep: Sweep, out: Path) -> list[Path]:
 
 
 def mask_curves(sweep: Sweep, metric: str) -> dict[str, list[plots.Point]]:
-    """Points of a metric over the mask ratio, a line for each kind of mask and whatever else varies.
+    """Return a metric's points over the mask ratio, a line for each kind of mask and whatever else varies.
 
     A ratio that is drawn from ratio + U(0, spread) is shown at its mean, as a line of its own. An arm without masking
     belongs to every kind.
@@ -213,7 +213,10 @@ def mask_curves(sweep: Sweep, metric: str) -> dict[str, list[plots.Point]]:
     for arm in sweep.arms:
         if metric not in arm.metrics:
             continue
-        found, (ratio, spread) = arm.metrics[metric], (arm.runs[0].setting(key) for key in (RATIO, SPREAD))
+        found, (ratio, spread) = (
+            arm.metrics[metric],
+            (tp.cast(float, arm.runs[0].setting(key)) for key in (RATIO, SPREAD)),
+        )
         point = plots.Point(ratio + spread / 2, found.mean, found.deviation, spread)
         rest = {key: value for key, value in arm.settings.items() if key not in (RATIO, SPREAD, KIND)}
         if not ratio + spread:

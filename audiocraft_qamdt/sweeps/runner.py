@@ -63,12 +63,12 @@ class Options:
 
     @property
     def places(self) -> list[str]:
-        """A device for each experiment that runs at the same time."""
+        """Return a device for each experiment that runs at the same time."""
         return (self.devices or [""]) * self.jobs
 
     @property
     def threads(self) -> int:
-        """Threads for each, so that all together have one for each core."""
+        """Return the threads of each experiment: all experiments together have one for each core."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, cores // len(self.places))
 

@@ -7,6 +7,7 @@ import os
 import typing as tp
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -14,6 +15,8 @@ import numpy as np
 import soundfile
 
 if tp.TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
     from torch import Tensor
 
 SUFFIXES = tuple(
@@ -77,7 +80,7 @@ def find_audio(folder: str | Path) -> Found:
 
 
 def _files(root: Path, left_out: dict[str, str]) -> Iterator[Path]:
-    """Files that are called like audio; real folders come before links to them."""
+    """Yield the files with an audio suffix; real folders come before links to them."""
     waiting, links, seen = [root], list[Path](), set[str]()
     while waiting or links:
         folder = waiting.pop() if waiting else links.pop(0)
@@ -178,14 +181,15 @@ def read_everywhere() -> None:
 
 
 _Read = tuple[np.ndarray, int]
+Result = tp.TypeVar("Result")
 
 
 def _at(read: tp.Callable[..., _Read], seek_time: float, duration: float) -> tp.Callable[[str], _Read]:
     return lambda path: read(path, seek_time, duration)
 
 
-def _first_of(path: str | Path, readers: tp.Sequence[tp.Callable[[str], tp.Any]], every: bool = False) -> list[tp.Any]:
-    """What the first reader gives that can read the file (or `every` one that can)."""
+def _first_of(path: str | Path, readers: tp.Sequence[tp.Callable[[str], Result]], every: bool = False) -> list[Result]:
+    """Return what the first reader gives that can read the file (or `every` one that can)."""
     results, reasons = [], []
     for read in readers:
         try:
@@ -241,7 +245,7 @@ def _info_by_ffmpeg(path: str) -> AudioInfo:
         return AudioInfo(stream.codec_context.sample_rate, duration, stream.codec_context.channels)
 
 
-def _stream(container: tp.Any) -> tp.Any:
+def _stream(container: InputContainer) -> AudioStream:
     if not container.streams.audio:
         raise ValueError("it has no audio stream")
     return container.streams.audio[0]
@@ -262,7 +266,9 @@ def _read_by_ffmpeg(path: str, seek_time: float, duration: float) -> _Read:
     with av.open(path, metadata_errors="ignore") as container:
         stream = _stream(container)
         try:
-            container.seek(int(max(0.0, seek_time - _SEEK_EARLIER) / stream.time_base), stream=stream)
+            container.seek(
+                int(max(0.0, seek_time - _SEEK_EARLIER) / tp.cast(Fraction, stream.time_base)), stream=stream
+            )
         except av.error.FFmpegError:
             if seek_time > _SEEK_EARLIER:
                 raise
@@ -280,11 +286,11 @@ def _read_by_ffmpeg(path: str, seek_time: float, duration: float) -> _Read:
     return np.ascontiguousarray(samples[:, :wanted] if wanted > 0 else samples), sample_rate
 
 
-def _decoded(container: tp.Any, stream: tp.Any) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(First sample's place, sample rate, samples [C, S] in float32) of each frame; all like the first one."""
+def _decoded(container: InputContainer, stream: AudioStream) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield (first sample's place, sample rate, samples [C, S] in float32) of each frame; all like the first one."""
     resampler, shape, like, after = None, None, None, 0
     for frame in container.decode(stream):
-        start = after if frame.pts is None else int(frame.sample_rate * frame.pts * frame.time_base)
+        start = after if frame.pts is None else int(frame.sample_rate * frame.pts * tp.cast(Fraction, frame.time_base))
         now = (frame.format.name, frame.layout.name, frame.sample_rate)
         like = like or now
         if resampler is None or now != shape:

@@ -1,4 +1,4 @@
-"""The package's config, composed wherever it is asked for."""
+"""Compose the package's config."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def reporting(call: tp.Callable[[], int | None]) -> int:
 
 
 def _message(error: Exception) -> str | None:
-    """What to tell the user; None = it is no mistake of theirs."""
+    """Return the message for the user; None = it is no mistake of theirs."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -60,7 +60,7 @@ def _hydra_message(error: Exception, text: str) -> str:
 
 
 def _raised_here(error: Exception) -> bool:
-    """Whether this package raised it: torch's own RuntimeErrors are bugs, or have no other remedy than a traceback."""
+    """Return whether this package raised it: torch's own RuntimeErrors have no other remedy than a traceback."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next

@@ -42,7 +42,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def part_of(target: Path, ending: str = "tmp") -> Path:
-    """A name beside `target` for what is not complete yet; it says whose it is, for `remove_dead_parts`."""
+    """Name a file beside `target` for what is not complete yet; the name holds its process, for `remove_dead_parts`."""
     name = os.fsencode(target.name)[:150].decode(errors="ignore")  # two names can be longer than a file system takes
     return target.with_name(f".{name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.{ending}")
 
@@ -134,7 +134,7 @@ def _made_by(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def replacing_folder(folder: str | Path, is_own: Callable[[Path], bool], command: str) -> Iterator[Path]:
-    """As `replacing`, for a folder: a new or an empty one, or one that `is_own` says may be replaced whole.
+    """Replace a folder as `replacing` does a file: a new or empty one, or one that `is_own` allows to replace.
 
     Killed between the two renames, the old folder is put back by `recover`, which every call begins with.
 
@@ -151,7 +151,7 @@ def replacing_folder(folder: str | Path, is_own: Callable[[Path], bool], command
     try:
         yield part
         sync_tree(part)
-        refuse_foreign(folder, command, is_own)  # it took time, and somebody else may have written there
+        refuse_foreign(folder, command, is_own)  # it took time: another process may have written there
         old = _old(folder)
         if folder.exists():
             os.replace(folder, old)
@@ -185,9 +185,9 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     Where the file system has no locks, nothing is held.
 
     Args:
-        wait: until nobody else holds it.
+        wait: until no other process holds it.
     Raises:
-        BlockingIOError: somebody does, and `wait` is off; it says who.
+        BlockingIOError: another process holds it and `wait` is off; the message names it.
     """
     import fcntl
 
@@ -219,7 +219,7 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """`sync` of everything in a folder, and of itself."""
+    """Sync everything in a folder, and the folder itself."""
     for path in folder.rglob("*"):
         sync(path)
     sync(folder)
@@ -227,7 +227,7 @@ def sync_tree(folder: Path) -> None:
 
 @contextlib.contextmanager
 def replacing_durably(path: str | Path, mode: str = "wb") -> Iterator[IO[bytes]]:
-    """As `replacing`, with an open file, which is on the disk before it takes its place: power may fail after."""
+    """Replace a file by an open one that is synced first (see `replacing`): it survives a power failure."""
     with replacing(path) as part, open(part, mode) as file:
         yield file
         file.flush()

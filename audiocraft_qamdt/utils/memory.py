@@ -38,7 +38,7 @@ def _left_in_container() -> float:
     return float("inf") if limit == "max" else max(0, int(limit) - int(used))
 
 
-def peak_memory_of(call: tp.Callable[[], tp.Any], device: torch.device) -> int:
+def peak_memory_of(call: tp.Callable[[], object], device: torch.device) -> int:
     """Return the most bytes that a call's tensors hold at once, besides those that were there before.
 
     On CUDA by the allocator, elsewhere by what operations return, without the scratch memory of kernels.
@@ -62,8 +62,12 @@ class _Held(TorchDispatchMode):
         self.owners: dict[int, int] = {}
 
     def __torch_dispatch__(
-        self, func: tp.Any, types: tp.Any, args: tp.Any = (), kwargs: dict[str, tp.Any] | None = None
-    ) -> tp.Any:
+        self,
+        func: tp.Callable[..., object],
+        types: tp.Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         out = func(*args, **(kwargs or {}))
         given = {item.untyped_storage().data_ptr() for item in args if isinstance(item, Tensor)}
         for item in out if isinstance(out, (tuple, list)) else [out]:

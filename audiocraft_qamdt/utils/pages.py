@@ -25,7 +25,7 @@ th:first-child, td:first-child { text-align: left; }
 
 
 def _policy(style: str, script: str, sources: str) -> str:
-    """Policy of a page: pictures and sound within it, its own style, its own script if it has one, and `sources`."""
+    """Return a page's policy: pictures and sound within it, its own style and script, and `sources`."""
     parts = ["default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'", f"style-src {_hash(style)}"]
     parts += [f"script-src {_hash(script)}"] if script else []
     return "; ".join([*parts, sources])
@@ -70,7 +70,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """A text from a file as Markdown shows it: on one line, without markup, links or cells of its own."""
+    """Escape text for Markdown: on one line, without markup, links or cells of its own."""
     flat = html.escape(" ".join(text.split()), quote=False)
     return flat.replace("|", "\\|").replace("](", "]\\(").replace("`", "'")
 

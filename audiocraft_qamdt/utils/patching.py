@@ -1,4 +1,4 @@
-"""Change of a module's attribute for as long as somebody else's code looks it up there."""
+"""Replace a module's attribute while another library's code looks it up there."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ History: tp.TypeAlias = list[dict[str, dict[str, float]]]
 
 
 def loss_curve(history: History, path: str | Path) -> None:
-    """Training and validation loss by epoch.
+    """Plot training and validation loss by epoch.
 
     Args:
         history: a Dora history: for each epoch, metrics by stage.

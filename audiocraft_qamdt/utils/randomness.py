@@ -23,7 +23,7 @@ def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torc
 
 
 def noise_like_items(shape: tuple[int, ...], seeds: list[int], device: torch.device | str) -> torch.Tensor:
-    """Standard normal noise [len(seeds), *shape], each item from its own seed: an item is the same in any batch.
+    """Draw normal noise [len(seeds), *shape], each item from its own seed: an item is the same in any batch.
 
     Drawn on the CPU, so that it is the same on every device.
     """
@@ -34,7 +34,7 @@ def noise_like_items(shape: tuple[int, ...], seeds: list[int], device: torch.dev
 def step_noise_like_items(
     shape: tuple[int, ...], seeds: list[int], device: torch.device | str
 ) -> tp.Callable[[int], torch.Tensor]:
-    """Noise of a sampler's steps: index → [len(seeds), *shape], each item and step from a seed of its own."""
+    """Return a sampler's noise by step, [len(seeds), *shape], each item and step from a seed of its own."""
     return lambda index: noise_like_items(shape, [keyed_seed(seed, "step", index) for seed in seeds], device)
 
 

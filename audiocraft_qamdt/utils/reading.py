@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 logger = logging.getLogger(__name__)
 
 JsonValue: TypeAlias = Any
-"""What `json.loads` returns: whoever reads a file checks what is in it."""
+"""What `json.loads` returns: code that reads a file checks what is in it."""
 JsonObject: TypeAlias = dict[str, JsonValue]
 
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}

@@ -14,7 +14,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class KnownHosts:
-    """Names that a server goes by; loopback is always known.
+    """Host names of a server; loopback is always known.
 
     Args:
         names: that a request's Host (and Origin) may give.
@@ -47,7 +47,7 @@ class KnownHosts:
 
 
 def hosts_of(host: str, allowed: Iterable[str]) -> tuple[list[str], bool]:
-    """Names that a server on `host` goes by, and whether numeric addresses do too (it listens on all)."""
+    """Return the names of a server on `host`, and whether numeric addresses are names too (it listens on all)."""
     everywhere = host in ("0.0.0.0", "::", "")
     return [*allowed, *([socket.gethostname()] if everywhere else [host])], everywhere
 

@@ -39,12 +39,12 @@ class Windows:
 
     @cached_property
     def peak(self) -> Tensor:
-        """Largest magnitude [B]."""
+        """Return the largest magnitude [B]."""
         return self.audio.abs().amax(1)
 
     @cached_property
     def spectrogram(self) -> Tensor:
-        """Power [B, bins, frames] in cells of about 31 Hz and 32 ms; a sine gives 1/2 at most."""
+        """Return the power [B, bins, frames] in cells of about 31 Hz and 32 ms; a sine gives 1/2 at most."""
         size = 2 * round(FRAME * self.sample_rate / 2)
         window = torch.hann_window(size, device=self.audio.device)
         frames = torch.stft(self.audio, size, size // 2, window=window, center=False, return_complex=True)
@@ -52,7 +52,7 @@ class Windows:
 
     @cached_property
     def frequencies(self) -> Tensor:
-        """Hz of each bin [bins]."""
+        """Return the frequency of each bin in Hz, [bins]."""
         return torch.linspace(0, self.sample_rate / 2, self.spectrogram.shape[1], device=self.audio.device)
 
     @cached_property

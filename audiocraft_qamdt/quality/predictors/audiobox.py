@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .base import digest, missing_extra, onto_pmos
+
+if TYPE_CHECKING:
+    from audiobox_aesthetics.model.aes import AesMultiOutput
 
 AXES = ("PQ", "PC", "CE", "CU")
 SCALE = (1.0, 10.0)  # of all four axes
@@ -78,7 +81,7 @@ class AudioboxAxes:
         return {axis: raw[axis].float() * targets[axis]["std"] + targets[axis]["mean"] for axis in AXES}
 
 
-def _load_model(checkpoint: str) -> Any:
+def _load_model(checkpoint: str) -> AesMultiOutput:
     try:
         from audiobox_aesthetics.infer import AesPredictor
         from audiobox_aesthetics.model.aes import AesMultiOutput

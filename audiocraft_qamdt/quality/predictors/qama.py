@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +71,7 @@ class Qama:
         return self.head(states.mean(dim=1))[:, 0].clamp(1, 5)
 
 
-def _network(state: dict[str, Tensor], path: Path) -> tuple[Any, nn.Linear]:
+def _network(state: dict[str, Tensor], path: Path) -> tuple[nn.Module, nn.Linear]:
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
     used = {key: value for key, value in state.items() if not UNUSED.match(key)}

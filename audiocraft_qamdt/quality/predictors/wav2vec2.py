@@ -5,14 +5,26 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .base import digest, onto_pmos
 
+if TYPE_CHECKING:
+    from transformers import BatchFeature, PretrainedConfig, PreTrainedModel
+
 _NUMBER = r"-?\d+(?:\.\d+)?"
+
+
+class FeatureExtractor(Protocol):
+    """An extractor of transformers that takes audio."""
+
+    sampling_rate: int
+
+    def __call__(self, raw_speech: list[np.ndarray], *, sampling_rate: int, return_tensors: str) -> BatchFeature: ...
 
 
 class Wav2Vec2:
@@ -38,8 +50,8 @@ class Wav2Vec2:
         checkpoint, low, high = match.groups()
         from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-        self.extractor: Any = AutoFeatureExtractor.from_pretrained(checkpoint)
-        self.model: Any = AutoModelForAudioClassification.from_pretrained(checkpoint).to(device).eval()
+        self.extractor: FeatureExtractor = AutoFeatureExtractor.from_pretrained(checkpoint)
+        self.model: PreTrainedModel = AutoModelForAudioClassification.from_pretrained(checkpoint).to(device).eval()
         self.device = device
         self.sample_rate = int(self.extractor.sampling_rate)
         self.labels = _labels(self.model.config, checkpoint)
@@ -60,11 +72,12 @@ class Wav2Vec2:
         return onto_pmos(logits.softmax(1) @ torch.tensor(self.labels, device=self.device), *self.scale)
 
 
-def _labels(config: Any, checkpoint: str) -> list[float]:
+def _labels(config: PretrainedConfig, checkpoint: str) -> list[float]:
     """Return the number that each label of a classifier stands for; none for a regression."""
     if config.num_labels == 1:
         return []
-    names = [config.id2label[index] for index in range(config.num_labels)]
+    of_index = cast("dict[int, str]", config.id2label)
+    names = [of_index[index] for index in range(cast(int, config.num_labels))]
     try:
         labels = [float(name) for name in names]
     except ValueError as error:
@@ -74,7 +87,7 @@ def _labels(config: Any, checkpoint: str) -> list[float]:
     return labels
 
 
-def _revision(checkpoint: str, config: Any) -> str:
+def _revision(checkpoint: str, config: PretrainedConfig) -> str:
     """Return what identifies the weights: the commit on the hub, or the hash of the local file."""
     for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"):
         if (Path(checkpoint) / name).exists():
