@@ -149,10 +149,10 @@ def test_conditions_are_dropped_in_training_only(folder, tmp_path):
         solver.restore()
         _, infos = next(iter(solver.dataloaders["train"]))
         stage(solver, "train")
-        dropped = solver._conditions(0, infos)
+        dropped = solver.model.encode_conditions(solver._attributes(0, infos))
         assert dropped["context_mask"].sum() == 0 and dropped["quality"]["clip"].sum() == 0
         stage(solver, "valid")
-        kept = solver._conditions(0, infos)
+        kept = solver.model.encode_conditions(solver._attributes(0, infos))
         assert kept["context_mask"].sum() > 0 and kept["quality"]["clip"].min() >= 1
 
 
@@ -163,7 +163,7 @@ def test_ranks_drop_different_conditions_each_on_its_own(folder, tmp_path, monke
 
     def dropped(rank):
         monkeypatch.setattr(flashy.distrib, "rank", lambda: rank)
-        conditions = solver._conditions(0, infos)
+        conditions = solver.model.encode_conditions(solver._attributes(0, infos))
         return (conditions["context_mask"].sum(1) == 0).tolist(), (conditions["quality"]["clip"] == 0).tolist()
 
     with solver_in(tmp_path, *argv(folder, *dropout, "dataset.batch_size=16")) as solver:
