@@ -10,6 +10,7 @@ from itertools import product
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
@@ -87,13 +88,15 @@ def crest_factor(clip: Tensor) -> float:
 
 
 @torch.no_grad()
-def loss_with_other_words(model: QAMDT, clips: list[Tensor], chosen: list[Piece]) -> dict[int, float]:
+def loss_with_other_words(
+    model: QAMDT, diffusion: DictConfig, clips: list[Tensor], chosen: list[Piece]
+) -> dict[int, float]:
     """How much the loss of clean clips rises with the captions of other clips, by timestep."""
     from audiocraft_qamdt import builders
 
     if model.distilled is not None:  # with guidance inside, it was trained for another loss
         return {}
-    objective = builders.get_objective(model.cfg.diffusion)
+    objective = builders.get_objective(diffusion)
     latents = model.codec.encode(torch.stack(clips)[:, None])
     texts: list[str | None] = [piece.description for piece in chosen]
     rises = {}
@@ -124,7 +127,6 @@ def main() -> None:
     options = parser.parse_args()
     trained = loading.load(options.model or store.EMBEDDED)
     model = QAMDT.from_trained(trained, dtype=options.dtype)
-    model.cfg = trained.cfg  # type: ignore[attr-defined]
     chosen = {name: getattr(options, name) for name in ("guidance_scale", "quality_scale", "steps")}
     model.set_generation_params(duration=SECONDS, **{key: value for key, value in chosen.items() if value is not None})
     asked = pieces(options.seed, options.clips)
@@ -135,7 +137,7 @@ def main() -> None:
     say(
         [f"real clips through the codec: Fréchet distance {frechet_distance(moments, reference):.2f}, {_line(figures)}"]
     )
-    rises = loss_with_other_words(model, real[:128], asked[:128])
+    rises = loss_with_other_words(model, trained.cfg.diffusion, real[:128], asked[:128])
     if rises:
         say([f"loss with the captions of other clips: {_line({f't={step}': rise for step, rise in rises.items()})}"])
     made = generated_clips(model, asked, options.quality)
