@@ -184,7 +184,7 @@ def test_tracks_without_a_score_train_with_the_null_quality_and_are_counted(tmp_
         stage(solver, "train")
         batch = next(iter(solver.dataloaders["train"]))
         unscored = [int(info.description.split()[-1]) % 2 == 0 for info in batch[1]]
-        levels = solver._conditions(0, batch[1])["quality"]["clip"]
+        levels = solver.model.encode_conditions(solver._attributes(0, batch[1]))["quality"]["clip"]
         assert (levels == 0).tolist() == unscored and 0 < sum(unscored) < 8
         assert solver.run_step(0, batch, {})["unscored"] == sum(unscored) / 8
 

@@ -16,15 +16,6 @@ from ..utils.reading import JsonObject
 from .codec import LatentCodec
 from .weights import load_published, without_weight_norm
 
-if tp.TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-
-class _Options(tp.TypedDict, total=False):
-    channels: int
-    codebooks: int | None
-    quantize: bool
-
 
 class DacCodec(LatentCodec):
     """The projections that the residual quantisers round, [B, channels * codebooks * codebook_dim, T, 1].
@@ -55,7 +46,7 @@ class DacCodec(LatentCodec):
         self.quantize = quantize
 
     @classmethod
-    def from_pretrained(cls, folder_or_hub_id: str | Path, **options: Unpack[_Options]) -> DacCodec:
+    def from_pretrained(cls, folder_or_hub_id: str | Path, **options: tp.Any) -> DacCodec:
         """Load the safetensors of a transformers `DacModel`: a local folder, or a hub id such as descript/dac_44khz.
 
         Args:
@@ -65,7 +56,7 @@ class DacCodec(LatentCodec):
         return cls(DacModel.from_pretrained(folder_or_hub_id, use_safetensors=True), **options)
 
     @classmethod
-    def from_descript(cls, content: JsonObject, path: str | Path, **options: Unpack[_Options]) -> DacCodec:
+    def from_descript(cls, content: JsonObject, path: str | Path, **options: tp.Any) -> DacCodec:
         """Load the content of a file of the descript-audio-codec package, which AudioCraft's `DAC` reads too.
 
         Args:
