@@ -10,6 +10,7 @@ import unicodedata
 import numpy as np
 import pytest
 import soundfile
+from soxr import resample
 
 from audiocraft_qamdt.cli import main
 from audiocraft_qamdt.commands.evaluate import parse_metrics
@@ -260,6 +261,55 @@ def test_what_cannot_be_judged_is_named(folders, tmp_path, caplog, spoilt, more,
     code, _ = evaluate(tmp_path, spoilt(folder), *(more or ["--metrics", "inception:playground"]))
     assert code == 2 and not (tmp_path / "out.json").exists()
     assert re.search(message, caplog.text), caplog.text
+
+
+def test_an_empty_folder_is_named(tmp_path, caplog):
+    (tmp_path / "generated").mkdir()
+    code, _ = evaluate(tmp_path, tmp_path / "generated", "--metrics", "silence")
+    assert code == 2 and re.search(r"no audio in .*generated", caplog.text)
+
+
+def test_nested_and_linked_folders_of_unequal_numbers_give_the_numbers_of_plain_ones(folders, tmp_path):
+    """Five clips against eight, as they are, and the same five in folders and behind links to a file and a folder."""
+    clean, noisy, _ = folders
+    plain, odd, elsewhere = (tmp_path / name for name in ("plain", "odd", "elsewhere"))
+    for folder in (plain, odd / "deep" / "er", elsewhere):
+        folder.mkdir(parents=True)
+    files = sorted(noisy.iterdir())[:5]
+    for path in files:
+        (plain / path.name).write_bytes(path.read_bytes())
+    (odd / files[0].name).write_bytes(files[0].read_bytes())
+    (odd / "deep" / "er" / files[1].name).write_bytes(files[1].read_bytes())
+    (odd / files[2].name).symlink_to(files[2])
+    for path in files[3:]:
+        (elsewhere / path.name).write_bytes(path.read_bytes())
+    (odd / "linked").symlink_to(elsewhere, target_is_directory=True)
+    options = ("--reference", clean, "--no-extrapolate", "--metrics")
+    metrics = "frechet:playground,kad:playground,coverage:playground,inception:playground,pmos:acoustic,silence"
+    (_, one), (_, other) = (evaluate(tmp_path, folder, *options, metrics) for folder in (plain, odd))
+    assert one["clips"] == other["clips"] == 5 and len(numbers(one)) == 8
+    assert numbers(other) == pytest.approx(numbers(one), rel=1e-6, abs=1e-9)
+
+
+def test_mixed_rates_and_channels_are_measured_as_one_rate_in_mono(folders, tmp_path):
+    """Clips at 16 kHz in mono, and the same in stereo or at 32 and 48 kHz by turns: nearly the same numbers.
+
+    Nothing of them lies above 7 kHz: between there and 8 kHz every resampler has its own slope.
+    """
+    clean, noisy, _ = folders
+    plain, mixed = tmp_path / "plain", tmp_path / "mixed"
+    plain.mkdir()
+    mixed.mkdir()
+    for index, path in enumerate(sorted(noisy.iterdir())):
+        audio, rate = soundfile.read(path)
+        audio = resample(resample(audio, rate, 14000), 14000, rate)
+        soundfile.write(plain / path.name, audio, rate)
+        if index % 3:
+            audio, rate = resample(audio, rate, 16000 * (1 + index % 3)), 16000 * (1 + index % 3)
+        soundfile.write(mixed / path.name, np.stack([audio, audio], 1) if index % 2 else audio, rate)
+    options = ("--reference", clean, "--metrics", "frechet:playground,kl:playground,inception:playground")
+    (_, one), (_, other) = (evaluate(tmp_path, folder, *options) for folder in (plain, mixed))
+    assert numbers(other) == pytest.approx(numbers(one), rel=0.02)
 
 
 def test_of_two_files_of_one_name_the_second_is_left_out_by_name(tmp_path, caplog):
