@@ -42,14 +42,14 @@ def test_an_export_generates_the_solver_s_samples_bit_for_bit(trained, exported)
 
 def test_an_export_that_generates_other_audio_is_not_written(trained, tmp_path, monkeypatch, caplog):
     """One weight that is written wrong is enough."""
-    write = store._write_safetensors
+    write = store.write_safetensors
 
     def wrong(tensors, path):
         tensors = {key: value.clone() for key, value in tensors.items()}
         tensors["model.backbone.final_layer.linear.weight"][0, 0] += 1e-3
         write(tensors, path)
 
-    monkeypatch.setattr(store, "_write_safetensors", wrong)
+    monkeypatch.setattr(store, "write_safetensors", wrong)
     assert main(["export", str(trained.experiment), "--out", str(tmp_path / "out")]) == 2
     assert "generates other audio" in caplog.text and list(tmp_path.iterdir()) == []
 
