@@ -16,6 +16,7 @@ from audiocraft_qamdt.utils import prepared
 
 from ..clap.scorer import ClapScorer, Scorer
 from ..conditioning.attributes import at_level, curve_of, null_attributes, text_attributes
+from ..conditioning.conditioners import QualityConditioner
 from ..conditioning.model import QAMDTModel, window_conditions
 from ..data.attributes import QUALITY
 from ..diffusion.guidance import Branches, Conditions, guided
@@ -268,9 +269,9 @@ class Pipeline:
         if not asked or layout.long or "frame" in self.model.backbone.quality:
             return None, attributes
         levels = list(range(math.floor(min(asked)), math.ceil(max(asked)) + 1))
-        held = [[float(levels[0])] if curve is None else curve for curve in curves]  # any level: all branches are alike
-        length = max(map(len, held))
-        rows = torch.tensor([curve + curve[-1:] * (length - len(curve)) for curve in held], device=self.device)
+        # A clip of one level is the same in all branches, so that any level divides it.
+        held: list[float | list[float] | None] = [float(levels[0]) if curve is None else curve for curve in curves]
+        rows = QualityConditioner("frame", device=self.device).tokenize(held)
         along = resample_levels(rows, layout.frames)  # [B, T]
         shares = torch.stack([(1 - (along - level).abs()).clamp(min=0) for level in levels])
         words = [None if self.rule is None else self.rule.level_word(level) for level in levels]
