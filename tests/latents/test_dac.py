@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import types
 from pathlib import Path
@@ -18,6 +17,8 @@ from torch import Tensor
 from audiocraft_qamdt import builders
 from audiocraft_qamdt.latents.chunks import decode_long
 from audiocraft_qamdt.latents.dac import DacCodec
+
+from ..helpers.payload import Payload
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "descript_dac.safetensors"
 """A small model of descript-audio-codec 1.0.0 and what it makes of noise."""
@@ -163,14 +164,6 @@ def test_audiocraft_s_name_without_the_package_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "dac", None)
     with pytest.raises(ValueError, match="pip install descript-audio-codec.*latents.dac.checkpoint=descript/dac_44khz"):
         get_codec("//pretrained/dac_44khz")
-
-
-class Payload:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
 
 
 def test_a_pickle_payload_is_refused_and_not_run(tmp_path):

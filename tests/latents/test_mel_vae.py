@@ -22,6 +22,8 @@ from audiocraft_qamdt.latents.mel_vae import (
 )
 from audiocraft_qamdt.latents.mel_vae_weights import read_checkpoint
 
+from ..helpers.payload import Payload
+
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
@@ -156,14 +158,6 @@ def test_a_wrong_vocoder_key_is_named(tmp_path, key, message):
     del weights[key]
     with pytest.raises(ValueError, match=rf"hifigan.ckpt.*{message}"):
         official(tmp_path, vocoder={"generator": weights})
-
-
-class Payload:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
 
 
 def test_a_pickle_payload_is_refused_and_not_run(tmp_path):
