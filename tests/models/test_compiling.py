@@ -76,7 +76,7 @@ def test_compiled_predictions_are_the_networks_and_stay(mode):
 
 
 def test_blocks_are_compiled_in_place_under_their_own_names():
-    model, counter = tiny(depth=6), CompileCounter()
+    model, counter = tiny(depth=7), CompileCounter()
     names = list(model.state_dict())
     conditions = inputs(model)
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_blocks_are_compiled_in_place_under_their_own_names():
         compile_blocks(model, Block, "default", backend=counter)
         close(model(**conditions), expected)
     assert list(model.state_dict()) == names
-    assert 1 <= counter.frame_count < 6, "blocks of the same shape share what is compiled"
+    assert 1 <= counter.frame_count < 7, "blocks of the same shape share what is compiled"
 
 
 @pytest.mark.parametrize(
