@@ -91,6 +91,7 @@ docs: install
 	$(BIN)/mkdocs $(DOCS)
 
 # Minutes of work on an idle machine; not part of the tests. BENCH="--only small" and so on: `python -m benchmarks --help`.
+# Against the authors' class, of which you need a checkout: `python -m benchmarks.against_official --code DIR`.
 bench: install
 	$(BIN)/python -m benchmarks $(BENCH)
 

@@ -198,18 +198,20 @@ def _call(run: Callable[[], Any], device: str) -> float:
 
 
 def count_flops(run: Callable[[], Any]) -> int:
-    """Floating-point operations of matrix products, convolutions and attention in a call.
+    """Floating-point operations of matrix products, convolutions and attention in a call."""
+    with flop_counter() as counter:
+        run()
+    return counter.get_total_flops()
 
-    PyTorch's own table lacks the attention kernel of the CPU.
-    """
+
+def flop_counter() -> FlopCounterMode:
+    """PyTorch's counter, with the kernels that its own table lacks: the CPU's attention, and ours."""
     aten = torch.ops.aten
     added = FLOPS | {
         aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
     }
-    with FlopCounterMode(display=False, custom_mapping=added) as counter:
-        run()
-    return counter.get_total_flops()
+    return FlopCounterMode(display=False, custom_mapping=added)
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:

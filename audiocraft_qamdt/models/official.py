@@ -112,7 +112,7 @@ def from_official(state_dict: Mapping[str, Tensor], config: Mapping[str, tp.Any]
     ]
     if misshapen:
         raise ValueError(f"misshapen state dict keys for this config: {'; '.join(misshapen)}")
-    ours = {_rename(key, PREFIXES): value.detach() for key, value in state_dict.items()}
+    ours = {own_key(key): value.detach() for key, value in state_dict.items()}
     model.load_state_dict(ours, assign=True)
     return model.eval()
 
@@ -128,6 +128,11 @@ def to_official(model: MaskedDiffusionTransformer) -> dict[str, Tensor]:
         raise ValueError(f"the published class cannot hold a model with {differing}; it needs {PUBLISHED}")
     published = {ours: theirs for theirs, ours in PREFIXES.items()}
     return {_rename(key, published): value for key, value in model.state_dict().items()}
+
+
+def own_key(key: str) -> str:
+    """Return our name of what is called `key` in a published state dict."""
+    return _rename(key, PREFIXES)
 
 
 def _rename(key: str, prefixes: Mapping[str, str]) -> str:
