@@ -19,7 +19,8 @@ FLOORS = [
     {"lazy"},
     {"compat"},
     {"utils", "models", "diffusion"},
-    {"latents", "data", "checkpoints", "clap", "slurm"},
+    {"data", "checkpoints", "clap", "slurm"},
+    {"latents"},
     {"playground"},
     {"quality"},
     {"conditioning"},
@@ -61,6 +62,7 @@ SEES_CFG |= {
     "generation.config",
     "generation.export",
     "sweeps.flops",
+    "latents.building",
 }
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..builders import MissingWeights
 from ..checkpoints.store import load_safely
 from ..compat import prepare
+from ..utils.errors import MissingWeights
 
 
 @contextmanager

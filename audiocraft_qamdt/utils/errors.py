@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import typing as tp
+from contextlib import contextmanager
 from pathlib import Path
 
 logger = logging.getLogger("qamdt")
@@ -65,3 +66,27 @@ def _raised_here(error: Exception) -> bool:
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     return frame is not None and frame.tb_frame.f_code.co_filename.startswith(_PACKAGE)
+
+
+class MissingWeights(RuntimeError):
+    """Pretrained weights that a recipe needs are missing; the message names them, the reason and an alternative."""
+
+
+@contextmanager
+def needing_weights(what: str, key: str) -> tp.Iterator[None]:
+    """Turn what loading weights raises into `MissingWeights`; a setting that does not fit stays a ValueError.
+
+    Args:
+        what: the weights, as the message names them.
+        key: config key of a local copy.
+    """
+    try:
+        yield
+    except ValueError:  # a setting that does not fit, not weights that are missing
+        raise
+    except Exception as error:  # whatever the hub, the file system or the library raises, the user needs one message
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise MissingWeights(
+            f"{what} could not be loaded: {reason}\nSet {key} to a local copy, or run "
+            "`dora run solver=qamdt/playground`, which needs no weights and no network."
+        ) from error
