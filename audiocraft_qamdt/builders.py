@@ -200,7 +200,8 @@ def get_clap(name: str, device: str) -> ClapScorer:
     Raises:
         MissingWeights: it could not be loaded.
     """
-    with needing_weights(f"CLAP {name!r}", "generate.clap"):
+    otherwise = "choose by predicted quality, which needs no weights and no network: --rerank pmos:acoustic"
+    with needing_weights(f"CLAP {name!r}", "--clap (in a config generate.clap)", otherwise):
         return ClapScorer(name, device)
 
 

@@ -54,9 +54,7 @@ def _load(name: str | Path) -> TrainedModel:
     if path is None and hub.is_model_name(str(name)):
         return read_export(_from_hub(str(name)), own=False)
     if path is None:
-        raise FileNotFoundError(
-            f"{name}: neither an export (folder with {CONFIG} and {WEIGHTS}) nor a checkpoint nor a hub id (owner/name)"
-        )
+        raise _nothing(str(name))
     state = load_safely(path)
     missing = [key for key in ("xp.cfg", "best_state", "codec.statistics") if key not in state]
     if missing:
@@ -72,6 +70,20 @@ def _load(name: str | Path) -> TrainedModel:
     if not OmegaConf.select(trained.cfg, "lora.use"):
         return trained
     return _with_base(trained, str(path), state.get(ADAPTER_BASE))
+
+
+def _nothing(name: str) -> FileNotFoundError:
+    """Say that there is nothing of that name, and what a name may be."""
+    from audiocraft import train
+
+    if name.startswith("//sig/"):
+        return FileNotFoundError(
+            f"{name}: no run of this signature has a checkpoint in {train.main.dora.dir / 'xps'} "
+            "(AUDIOCRAFT_DORA_DIR names another folder of runs)"
+        )
+    return FileNotFoundError(
+        f"{name}: neither an export (folder with {CONFIG} and {WEIGHTS}) nor a checkpoint nor a hub id (owner/name)"
+    )
 
 
 def _with_base(trained: TrainedModel, name: str, base: str | None) -> TrainedModel:

@@ -126,12 +126,12 @@ def check_writable(jobs: Sequence[Job]) -> None:
         remove_dead_parts(folder)
         folder.mkdir(parents=True, exist_ok=True)
     for job in jobs:
-        check_ours(job.sidecar, functools.partial(_is_record_of, job), f"the settings of {job.path.name}")
         others = (job.path.with_suffix(suffix) for suffix in SUFFIXES)
         if clash := next((other for other in others if other != job.path and other.exists()), None):
             raise FileExistsError(
                 f"{clash} is there: {job.sidecar.name} would be taken for its metadata, choose another --out"
             )
+        check_ours(job.sidecar, functools.partial(_is_record_of, job), f"the settings of {job.path.name}")
 
 
 def _is_record_of(job: Job, content: JsonObject) -> bool:

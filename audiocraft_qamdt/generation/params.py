@@ -19,6 +19,9 @@ from ..utils.reading import JsonObject
 
 EXTENSIONS = ("windows", "rope")
 
+LONGEST = 86400.0
+"""Seconds that a clip may last: a slip of the pen beyond a day would fill the memory before anything is refused."""
+
 CLAP, PMOS = "clap", "pmos"
 PREDICTOR = "acoustic"
 """Predictor of p-MOS that chooses among candidates where none is named."""
@@ -110,6 +113,8 @@ class GenerationParams:
     def __post_init__(self) -> None:
         if not (is_number(self.duration) and self.duration > 0):
             raise ValueError(f"duration={self.duration!r}: give a number of seconds above 0")
+        if self.duration > LONGEST:
+            raise ValueError(f"duration={self.duration!r}: a clip lasts at most {LONGEST:.0f} s (a day)")
         if self.sampler not in (*SAMPLERS, FEW_STEPS):
             raise ValueError(f"sampler {self.sampler!r} is unknown: choose one of {', '.join(SAMPLERS)}")
         if not is_number(self.eta):

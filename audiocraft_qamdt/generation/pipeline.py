@@ -194,13 +194,16 @@ class Pipeline:
         if samples < 1:
             raise ValueError(f"duration={params.duration}: shorter than a sample")
         needed, trained = self.codec.num_frames(samples), self.model.backbone.latent_frames
-        any_length = self.model.backbone.any_length
-        if needed <= trained:
-            frames = needed if any_length else trained  # sincos positions are fixed: the rest is generated and cut off
+        any_length, least = self.model.backbone.any_length, self.model.backbone.least_frames
+        if needed <= trained:  # what is more than needed is generated and cut off; sincos positions are fixed
+            frames = max(needed, least) if any_length else trained
             return Layout(samples, frames, [(0, frames)])
         if params.extend == "windows":
             seconds = params.extend_stride
             stride = trained // 2 if seconds is None else round(seconds * self.codec.frame_rate)
+            if stride > trained:
+                window = trained / self.codec.frame_rate
+                raise ValueError(f"extend_stride={seconds}: windows last {window:.2f} s and must not leave gaps")
             return Layout(samples, needed, plan_windows(needed, trained, max(1, stride)))
         if not any_length:
             raise ValueError(

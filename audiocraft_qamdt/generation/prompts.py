@@ -47,12 +47,24 @@ def _row(line: str, where: str) -> Row:
     row = renamed(row)
     if unknown := sorted(row.keys() - {"prompt", *KNOBS}):
         raise ValueError(f"{where}: unknown {', '.join(unknown)}: choose among prompt, {', '.join(KNOBS)}")
-    given = {key: value for key, value in row.items() if value is not None}  # null = not set, as pandas writes it
+    given = {
+        key: _as_quality(key, value, where) if _parser(key) is parse_quality else value
+        for key, value in row.items()
+        if value is not None  # null = not set, as pandas writes it
+    }
     for key, value in given.items():
         is_kind, wanted = _KINDS[_parser(key)]
         if not is_kind(value):
             raise ValueError(f"{where}: {key} must be {wanted}, got {value!r}")
     return Row({key: int(value) if _parser(key) is int else value for key, value in given.items()}, where)
+
+
+def _as_quality(key: str, value: object, where: str) -> tp.Any:
+    """Parse a quality that is written as on the command line, `"0:1,8:5"`; return any other value as it is."""
+    try:
+        return parse_quality(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"{where}: {key}: {error}") from error
 
 
 Parser = tp.Callable[[str], object]
@@ -80,7 +92,7 @@ def _is_quality(value: object) -> bool:
     points = value if isinstance(value, list) else None
     if points is None:
         return is_number(value)
-    return bool(points) and all(isinstance(point, list) and len(point) == 2 for point in points)
+    return bool(points) and all(isinstance(point, (list, tuple)) and len(point) == 2 for point in points)
 
 
 _KINDS: dict[Parser, tuple[tp.Callable[[object], bool], str]] = {

@@ -50,6 +50,11 @@ class Backbone(nn.Module):
         """Tell whether it takes latents of other lengths than `latent_frames`."""
         raise NotImplementedError
 
+    @property
+    def least_frames(self) -> int:
+        """Return the fewest frames that it takes."""
+        return 1
+
     def grid(self, frames: int) -> tuple[int, int] | None:
         """Return the rows (time) and columns (bins) of tokens for latents with this many frames; None = no tokens."""
         raise NotImplementedError

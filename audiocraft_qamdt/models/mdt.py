@@ -186,6 +186,11 @@ class MaskedDiffusionTransformer(Backbone):
         """Tell whether it takes latents of other lengths than `latent_frames`: with rope."""
         return self.positions == "rope"
 
+    @property
+    def least_frames(self) -> int:
+        """Return the fewest frames that it takes: those of a patch."""
+        return self.patch_embed.patch[0]
+
     def grid(self, frames: int) -> tuple[int, int]:
         """Return the rows (time) and columns (bins) of tokens for latents with this many frames."""
         return self.patch_embed.grid(frames, self.latent_bins).shape

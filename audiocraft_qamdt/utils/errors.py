@@ -72,13 +72,17 @@ class MissingWeights(RuntimeError):
     """Pretrained weights that a recipe needs are missing; the message names them, the reason and an alternative."""
 
 
+_WITHOUT_WEIGHTS = "run `dora run solver=qamdt/playground`, which needs no weights and no network"
+
+
 @contextmanager
-def needing_weights(what: str, key: str) -> tp.Iterator[None]:
+def needing_weights(what: str, key: str, otherwise: str = _WITHOUT_WEIGHTS) -> tp.Iterator[None]:
     """Turn what loading weights raises into `MissingWeights`; a setting that does not fit stays a ValueError.
 
     Args:
         what: the weights, as the message names them.
         key: config key of a local copy.
+        otherwise: what to do where there is none.
     """
     try:
         yield
@@ -87,6 +91,5 @@ def needing_weights(what: str, key: str) -> tp.Iterator[None]:
     except Exception as error:  # whatever the hub, the file system or the library raises, the user needs one message
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MissingWeights(
-            f"{what} could not be loaded: {reason}\nSet {key} to a local copy, or run "
-            "`dora run solver=qamdt/playground`, which needs no weights and no network."
+            f"{what} could not be loaded: {reason}\nSet {key} to a local copy, or {otherwise}."
         ) from error

@@ -357,6 +357,7 @@ def test_the_model_may_come_from_the_environment(trained, tmp_path, monkeypatch)
         ("not json", "p.jsonl:2: not JSON"),
         ('"piano"', 'p.jsonl:2: give an object with a "prompt"'),
         ('{"text": "piano"}', 'give an object with a "prompt"'),
+        ('{"prompt": "piano", "quality": "loud"}', "p.jsonl:2: quality: 'loud' is neither a number from 1 to 5 nor"),
         ('{"prompt": "piano", "tempo": 90}', "p.jsonl:2: unknown tempo: choose among prompt, duration, quality"),
     ],
 )

@@ -53,6 +53,12 @@ def test_every_knob_is_a_key_of_a_file_of_prompts(tmp_path, name):
     assert read_prompts(tmp_path / "p.jsonl") == [{"prompt": "piano", name: value}]
 
 
+@pytest.mark.parametrize("typed, value", [("0:1,8:5", [(0.0, 1.0), (8.0, 5.0)]), ("5", 5)])
+def test_a_quality_is_read_as_it_is_typed(tmp_path, typed, value):
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "piano", "quality": typed}))
+    assert read_prompts(tmp_path / "p.jsonl") == [{"prompt": "piano", "quality": value}]
+
+
 @pytest.mark.parametrize("name", sorted(set(KNOBS) - {"duration"}))
 def test_every_knob_is_a_key_of_the_config(name):
     value = [0.1, 0.5] if name == "guidance_interval" else 0.25

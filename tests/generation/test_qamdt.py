@@ -18,7 +18,7 @@ from ..helpers.runs import TINY, solver_in
 
 
 def test_asked_length_finite_and_not_silent(model):
-    for duration in (0.5, 1.0, 2.56, 3.0):
+    for duration in (0.01, 0.5, 1.0, 2.56, 3.0):  # the first is shorter than a patch of the network
         model.set_generation_params(duration=duration)
         audio = model.generate(["piano", None])
         assert audio.shape == (2, 1, round(duration * 16000))
@@ -102,6 +102,8 @@ def test_longer_than_fixed_positions_is_refused(tmp_path):
 def test_nothing_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither an export"):
         QAMDT.get_pretrained(str(tmp_path / "nothing"))
+    with pytest.raises(FileNotFoundError, match="//sig/00000000: no run of this signature has a checkpoint in .*xps"):
+        QAMDT.get_pretrained("//sig/00000000")
 
 
 def test_the_candidate_that_the_scorer_prefers_is_kept(model, monkeypatch):
@@ -386,6 +388,7 @@ def test_odd_prompts_give_music(model):
         ({"duration": 0}, "duration=0"),
         ({"duration": -3.0}, "duration=-3.0"),
         ({"duration": float("inf")}, "duration=inf"),
+        ({"duration": 1e9}, "duration=1000000000.0: a clip lasts at most 86400 s"),
         ({"duration": "long"}, "duration='long'"),
         ({"sampler": "plms"}, "sampler 'plms' is unknown.*ddim"),
         ({"steps": 0}, "steps=0"),
@@ -402,6 +405,12 @@ def test_impossible_settings_are_named_when_they_are_set(model, setting, message
     with pytest.raises(ValueError, match=message):
         model.set_generation_params(**setting)
     assert model.params == before
+
+
+def test_windows_that_would_leave_gaps_are_refused(model):
+    model.set_generation_params(duration=6.0, extend_stride=3.0)
+    with pytest.raises(ValueError, match="extend_stride=3.0: windows last 2.56 s"):
+        model.generate(["piano"])
 
 
 @pytest.mark.parametrize("descriptions", ["piano", []])

@@ -62,7 +62,8 @@ def test_settings_replace_no_sidecar_of_another(tmp_path, content):
 
 def test_a_clip_beside_audio_of_its_name_is_refused(tmp_path):
     (tmp_path / "x.mp3").write_text("")
-    with pytest.raises(FileExistsError, match=r"x\.json would be taken for its metadata"):
+    (tmp_path / "x.json").write_text('{"file": "x.mp3", "model": 1, "prompt": 1, "version": 1}')
+    with pytest.raises(FileExistsError, match=r"x\.mp3 is there: x\.json would be taken for its metadata"):
         check_writable([Job(tmp_path / "x.wav", "a", {})])
 
 
