@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import typing as tp
 
-import julius
 import torch
 from torch import Tensor
 
-from ..clap.scorer import SHORTEST, windows
 from .base import Network, Outputs, safe
 from .weights import weights_of
+from .windows import cut, repeated
 
 if tp.TYPE_CHECKING:
     from transformers import HubertModel, Wav2Vec2FeatureExtractor
@@ -87,16 +86,13 @@ class MertNetwork(Network):
 
     @torch.no_grad()
     def __call__(self, audio: Tensor, sample_rate: int) -> Outputs:
-        rate = self.sample_rate
-        audio = julius.resample_frac(audio.float(), sample_rate, rate)
-        size = len(audio) if self.length is None else round(self.length * rate)
-        parts = [self._hidden(part) for part in windows(audio, size, round(SHORTEST * rate))]
+        parts = [self._hidden(part) for part in cut(audio, sample_rate, self.sample_rate, self.length)]
         return Outputs(torch.cat(parts).cpu())
 
     def _hidden(self, audio: Tensor) -> Tensor:
         """Return hidden states [frames, D] of audio [S], which is repeated where it is below one frame."""
-        audio = audio.repeat(max(1, -(-self._field // len(audio))))
-        inputs = self.extractor(audio.numpy(), sampling_rate=self.sample_rate, return_tensors="pt")
+        whole = repeated(audio, self._field)
+        inputs = self.extractor(whole.numpy(), sampling_rate=self.sample_rate, return_tensors="pt")
         found = self.module(inputs["input_values"].to(self.device), output_hidden_states=True)
         return found.hidden_states[self.layer][0]
 

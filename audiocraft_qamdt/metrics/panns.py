@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import typing as tp
 
-import julius
 import torch
 from torch import Tensor, nn
 
-from ..clap.scorer import SHORTEST, windows
 from ..utils.reading import JsonObject
 from .base import Network, Outputs
 from .weights import label, read_weights, weights_of
+from .windows import cut, repeated
 
 RELEASE = "https://zenodo.org/record/3987831/files/"
 URLS = {16000: RELEASE + "Cnn14_16k_mAP%3D0.438.pth", 32000: RELEASE + "Cnn14_mAP%3D0.431.pth"}
@@ -147,13 +146,9 @@ class PannsNetwork(Network):
 
     @torch.no_grad()
     def __call__(self, audio: Tensor, sample_rate: int) -> Outputs:
-        rate = self.sample_rate
-        audio = julius.resample_frac(audio.float(), sample_rate, rate)
-        size = len(audio) if self.length is None else round(self.length * rate)
-        outputs = [self._outputs(part) for part in windows(audio, size, round(SHORTEST * rate))]
+        outputs = [self._outputs(part) for part in cut(audio, sample_rate, self.sample_rate, self.length)]
         embeddings, logits = (torch.cat(parts).cpu() for parts in zip(*outputs, strict=True))
         return Outputs(embeddings, logits.softmax(1).mean(0))
 
     def _outputs(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        repeated = audio.repeat(max(1, -(-self.module.shortest // len(audio))))
-        return self.module(repeated[None].to(self.device))
+        return self.module(repeated(audio, self.module.shortest)[None].to(self.device))
