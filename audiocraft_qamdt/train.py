@@ -27,7 +27,7 @@ from audiocraft_qamdt.utils import prepared
 from .compat import CONFIG_ROOT, check_attention_backend
 from .register import register
 from .slurm.team import training_parameters
-from .utils.dora import base_config, read_arguments_by
+from .utils.dora import base_config, compose_bases_once, read_arguments_by
 from .utils.errors import reporting
 from .utils.files import locked, remove_dead_parts
 from .utils.quoting import quoted
@@ -118,17 +118,9 @@ def get_solver_from_xp(
         GlobalHydra.instance().clear()
 
 
-def get_solver_from_sig(
-    sig: str,
-    override_cfg: dict | omegaconf.DictConfig | None = None,
-    restore: bool = True,
-    load_best: bool = True,
-    ignore_state_keys: tp.Sequence[str] = (),
-    disable_fsdp: bool = True,
-) -> StandardSolver:
-    """Return the solver of a Dora signature; see `get_solver_from_xp`."""
-    xp = main.get_xp_from_sig(sig)
-    return get_solver_from_xp(xp, override_cfg, restore, load_best, ignore_state_keys, disable_fsdp)
+def get_solver_from_sig(sig: str, *args: tp.Any, **kwargs: tp.Any) -> StandardSolver:
+    """Return the solver of a Dora signature; what follows is as of `get_solver_from_xp`."""
+    return get_solver_from_xp(main.get_xp_from_sig(sig), *args, **kwargs)
 
 
 def init_seed_and_system(cfg: omegaconf.DictConfig) -> None:
@@ -250,6 +242,7 @@ def _report_uncaught(kind: type[BaseException], error: BaseException, trace: typ
 _get_xp = main.get_xp
 main.get_xp = lambda argv: _get_xp(_overrides(argv))
 read_arguments_by(main, _quoted_argv)
+compose_bases_once(main)
 if Path(sys.argv[0]).name == "dora" or Path(sys.argv[0]).parent.name == "dora":
     sys.excepthook = _report_uncaught
 main.dora.dir = AudioCraftEnvironment.get_dora_dir()

@@ -29,6 +29,20 @@ def read_arguments_by(main: HydraMain, read: tp.Callable[[], list[str]]) -> None
     vars(main)["_get_argv"] = read
 
 
+def compose_bases_once(main: HydraMain) -> None:
+    """Let a decorated `main` compose each base config once: Dora compares every experiment with that of its groups."""
+    compose, known = main._get_base_config, {}
+
+    def base_of(overrides: tp.Sequence[str] = ()) -> tuple[DictConfig, list[tuple[str, str]]]:
+        chosen = tuple(one for one in overrides if one.split("=", 1)[0] in main._config_groups)
+        if chosen not in known:
+            known[chosen] = compose(list(chosen))
+        config, delta = known[chosen]
+        return config, list(delta)
+
+    vars(main)["_get_base_config"] = base_of
+
+
 def grids_folder(main: HydraMain) -> Path:
     """Return the folder that holds a folder of links to experiments for each grid."""
     return main.dora.dir / main.dora._grids
