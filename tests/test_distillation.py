@@ -185,6 +185,16 @@ def test_a_model_of_few_steps_teaches_fewer(folder, exported, tmp_path):
         assert solver.history[0]["train"]["loss"] > 0
 
 
+def test_a_student_s_weights_stay_within_its_teacher_s(folder, exported, tmp_path):
+    arguments = [*SMALL, "distill.steps=2", f"folder={folder}", f"continue_from={exported}"]
+    with pytest.raises(ValueError, match=r"distill.quality_scale=\[1, 5\].*knows weights from 1 to 4"):
+        with solver_in(tmp_path, *arguments, "distill.quality_scale=[1,5]"):
+            pass
+    with solver_in(tmp_path, *arguments, "distill.quality_scale=[1,3.9]") as solver:
+        assert list(solver.cfg.distill.text_scale) == [1, 4]
+        assert list(solver.cfg.distill.quality_scale) == [1, 3.9]
+
+
 def test_other_recipes_know_nothing_of_it(trained):
     content = json.loads((trained.export / store.CONFIG).read_text())
     assert not content["distill"]["use"] and not content["mdt"]["guidance_inputs"]

@@ -15,6 +15,7 @@ from .store import (
     ADAPTER_BASE,
     CODEC_PROBE,
     CONFIG,
+    PACKAGED,
     QUALITY,
     WEIGHTS,
     TrainedModel,
@@ -32,7 +33,7 @@ def load(name: str | Path, with_adapters: tp.Sequence[str] = ()) -> TrainedModel
     holds the authors' files is imported first, once (see `official.import_from_hub`).
 
     Args:
-        name: a hub name is `owner/name`, `owner/name/FILE` with the suffix of a checkpoint, or either with `@revision`;
+        name: `fast` is the package's model of few steps; a hub name is `owner/name`, `owner/name/FILE` with the suffix of a checkpoint, or either with `@revision`;
             what exists on this machine comes first.
         with_adapters: adapters to merge, each `DIR[:weight]` (see `adapters.read`).
     Raises:
@@ -44,6 +45,7 @@ def load(name: str | Path, with_adapters: tp.Sequence[str] = ()) -> TrainedModel
 
 
 def _load(name: str | Path) -> TrainedModel:
+    name = name if Path(name).exists() else PACKAGED.get(str(name), name)
     recover(Path(name))
     if is_export(name):
         return read_export(Path(name))

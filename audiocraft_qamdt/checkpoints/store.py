@@ -25,6 +25,10 @@ from . import config, parts
 CONFIG, WEIGHTS, QUALITY = "config.json", "model.safetensors", "quality.json"
 EMBEDDED = Path(__file__).resolve().parent.parent / "pretrained"
 """The model in the package, trained by `make pretrained`."""
+FAST = EMBEDDED.with_name("pretrained_fast")
+"""Its student of few steps, trained by `make fast`."""
+PACKAGED = {"fast": FAST}
+"""Models in the package that have a name."""
 COMMAND = "`qamdt export`"
 _STATISTICS = "codec.statistics."
 CODEC_PROBE = "codec.probe"
@@ -294,7 +298,7 @@ def _read_quality(path: Path) -> JsonObject:
 
 def _read_config(folder: Path, own: bool) -> DictConfig:
     # ours is tested instead: to know all keys takes half a second
-    cfg = config.read(folder / CONFIG, check_keys=folder.resolve() != EMBEDDED)
+    cfg = config.read(folder / CONFIG, check_keys=folder.resolve() not in (EMBEDDED, FAST))
     used = parts.in_use(cfg)
     for key in parts.PART_KEYS:
         value = OmegaConf.select(cfg, key)

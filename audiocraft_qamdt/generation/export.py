@@ -69,7 +69,7 @@ def export_trained(trained: store.TrainedModel, out: str | Path, card: Card, nam
         cfg=tp.cast(DictConfig, OmegaConf.create(content)),
         quality_statistics=_plain(trained.quality_statistics),
     )
-    used = _used_parts(trained, into_package=out.resolve() == store.EMBEDDED)
+    used = _used_parts(trained, into_package=out.resolve() in (store.EMBEDDED, store.FAST))
     reference = check_audio(trained)
 
     def finish(folder: Path) -> None:
@@ -90,7 +90,7 @@ def _used_parts(trained: store.TrainedModel, into_package: bool) -> dict[str, st
     """Return the model's parts with their files; the package's own codec is one, since another version has another.
 
     Args:
-        into_package: the export is the package's own model, which reads the codec beside it.
+        into_package: the export is a model of the package, which reads the codec beside it.
     """
     used = parts.in_use(trained.cfg)
     if trained.origin is not None:

@@ -30,6 +30,7 @@ _OF_BASE = (
 )
 """Config keys that an adapter's run takes from the model that it is for: what its weights mean depends on them."""
 _OF_BASE_UNLESS_GIVEN = ("masking", "classifier_free_guidance", "condition_dropout", "mdt.checkpointing")
+_RANGES = ("distill.text_scale", "distill.quality_scale")
 
 
 def adopt_base(cfg: DictConfig, xp_cfg: DictConfig, given: tp.Sequence[str]) -> store.TrainedModel:
@@ -50,7 +51,7 @@ def adopt_base(cfg: DictConfig, xp_cfg: DictConfig, given: tp.Sequence[str]) -> 
         unless_given = _is_in(key, _OF_BASE_UNLESS_GIVEN)
         if not unless_given and (_is_in(key, _OF_BASE) or key in ("model", "conditioner", "qamdt")):
             raise ValueError(f"{key}=: with {recipe} it comes from the model ({name}): drop that override")
-    _check_steps(cfg, base.cfg, f"continue_from={name}", recipe)
+    _check_student(cfg, base.cfg, f"continue_from={name}", chosen)
     for each in (cfg, xp_cfg):
         _adopt(each, base, chosen)
         each.mdt.guidance_inputs = cfg.distill.use
@@ -58,19 +59,26 @@ def adopt_base(cfg: DictConfig, xp_cfg: DictConfig, given: tp.Sequence[str]) -> 
     return base
 
 
-def _check_steps(cfg: DictConfig, base: DictConfig, source: str, recipe: str) -> None:
-    """Refuse a model of few steps where one of more is needed: as a teacher, it can only take its own."""
+def _check_student(cfg: DictConfig, base: DictConfig, source: str, chosen: tp.Sequence[str]) -> None:
+    """Refuse a model of few steps where one of more is needed: as a teacher, it can only do what it learned."""
     if not OmegaConf.select(base, "distill.use"):
         return
     needed = cfg.distill.steps * cfg.distill.teacher_steps
     if not cfg.distill.use:
-        raise ValueError(f"{source} was made for few steps, and {recipe} needs a model of many: give its teacher")
+        raise ValueError(f"{source} was made for few steps, and {recipe_from_base(cfg)} needs a model of many: give its teacher")
     if base.distill.steps != needed:
         raise ValueError(
             f"{source} takes {base.distill.steps} steps, but distill.steps={cfg.distill.steps} times "
             f"distill.teacher_steps={cfg.distill.teacher_steps} are {needed}: set them so that their product is "
             f"{base.distill.steps}, or give its teacher"
         )
+    for key in _RANGES:
+        (least, most), (lowest, highest) = OmegaConf.select(cfg, key), OmegaConf.select(base, key)
+        if key in chosen and (least < lowest or most > highest):
+            raise ValueError(
+                f"{key}=[{least:g}, {most:g}]: {source} knows weights from {lowest:g} to {highest:g}: stay within them, "
+                "or give its teacher"
+            )
 
 
 def recipe_from_base(cfg: DictConfig) -> str:
@@ -85,6 +93,9 @@ def _adopt(cfg: DictConfig, base: store.TrainedModel, chosen: tp.Sequence[str]) 
             if key in base.cfg:
                 is_section = isinstance(base.cfg[key], DictConfig)
                 cfg[key] = OmegaConf.merge(cfg[key], base.cfg[key]) if is_section else base.cfg[key]
+        if cfg.distill.use and OmegaConf.select(base.cfg, "distill.use"):
+            for key in set(_RANGES) - set(chosen):  # a student of few steps teaches the weights that it knows
+                OmegaConf.update(cfg, key, OmegaConf.select(base.cfg, key))
         for key, value in own.items():
             OmegaConf.update(cfg, key, value)
         if cfg.dataset.segment_duration is None:
