@@ -33,8 +33,8 @@ def load(name: str | Path, with_adapters: tp.Sequence[str] = ()) -> TrainedModel
     holds the authors' files is imported first, once (see `official.import_from_hub`).
 
     Args:
-        name: `fast` is the package's model of few steps; a hub name is `owner/name`, `owner/name/FILE` with the suffix of a checkpoint, or either with `@revision`;
-            what exists on this machine comes first.
+        name: what exists on this machine comes first. `fast` is the package's model of few steps; a hub name is
+            `owner/name`, `owner/name/FILE` with the suffix of a checkpoint, or either with `@revision`.
         with_adapters: adapters to merge, each `DIR[:weight]` (see `adapters.read`).
     Raises:
         FileNotFoundError: there is nothing of that name, or the hub cannot be reached.

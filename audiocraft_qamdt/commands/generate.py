@@ -52,8 +52,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a model and where it computes."""
     parser.add_argument(
         "--model",
-        help="export, hub id, checkpoint, //sig/<signature>, or fast (the embedded model in 4 steps); default: $QAMDT_MODEL, "
-        "else the embedded model",
+        help="export, hub id, checkpoint, //sig/<signature>, or fast (the embedded model in 4 steps); "
+        "default: $QAMDT_MODEL, else the embedded model",
     )
     add_adapter(parser)
     parser.add_argument("--device", default="auto")

@@ -132,6 +132,9 @@ class SpectralVAECompressionModel(LatentCompressionModel):
         Returns:
             The audio [B, 1, S], the latents [B, C, T], their rate in float32 kb/s, and as `penalty` the weighted KL and
             the loss of the amplitudes.
+        Raises:
+            ValueError: the audio is not mono, or has samples that are not finite.
+            RuntimeError: the loss is not finite, as with weights that diverged.
         """
         if x.shape[1] != self.channels or not x.isfinite().all():
             raise ValueError(f"spectral_vae takes finite mono audio [B, 1, S], not {list(x.shape)}")
@@ -145,15 +148,19 @@ class SpectralVAECompressionModel(LatentCompressionModel):
         error, loss = amplitude_loss(made, log_amplitude)
         kl = (mean.square() + log_variance.exp() - 1 - log_variance).mean() / 2  # arXiv 1312.6114, appendix B
         if self.training:
-            power = sum(part.square() for part in made.parts())
             phases = spectrum / (spectrum.abs() + FLOOR)
-            audio = inverse_stft((power + FLOOR**2).sqrt() * phases, vae.window, FRAME)[:, None]
+            audio = inverse_stft((made.power() + FLOOR**2).sqrt() * phases, vae.window, FRAME)[:, None]
             audio = audio if self.audio_gradient else audio.detach().requires_grad_()
         else:
             audio = vae.decode(latents)
         bandwidth = torch.tensor(32 * self.codec.latent_channels * self.frame_rate / 1000).to(mean)
         metrics = {"kl": kl.detach(), "amplitude_error": error.detach(), "amplitude_loss": loss.detach()}
         penalty = self.kl_weight * kl + self.amplitude_weight * loss
+        if not penalty.isfinite():
+            raise RuntimeError(
+                f"spectral_vae: the loss is {penalty.item()} at step {int(self.steps)}: start again, which resumes "
+                "from the last checkpoint, with a lower optim.lr"
+            )
         return QuantizedResult(audio[..., : x.shape[-1]], latents, bandwidth, penalty, metrics)
 
     def _draw(self, mean: Tensor) -> Tensor:

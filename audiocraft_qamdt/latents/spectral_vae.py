@@ -133,9 +133,19 @@ class Amplitudes(tp.NamedTuple):
 
     def parts(self) -> tuple[Tensor, Tensor]:
         """Return the amplitudes of tone and of noise in each bin: a spread as large as noise has is all noise."""
-        share = (self.spread / NOISE_SPREAD).clamp(max=1)
-        amplitude = (self.median.exp() - FLOOR).clamp(min=0)
+        share, amplitude = self._share(), self._amplitude()
         return (1 - share.square()).sqrt() * amplitude, share * amplitude * math.exp(-NOISE_MEDIAN)
+
+    def power(self) -> Tensor:
+        """Return the mean power of each bin, the sum of the squares of its parts; its gradient is finite everywhere."""
+        gain = math.exp(-2 * NOISE_MEDIAN) - 1
+        return self._amplitude().square() * (1 + gain * self._share().square())
+
+    def _share(self) -> Tensor:
+        return (self.spread / NOISE_SPREAD).clamp(max=1)
+
+    def _amplitude(self) -> Tensor:
+        return (self.median.exp() - FLOOR).clamp(min=0)
 
 
 class Decoder(nn.Module):
@@ -209,8 +219,8 @@ def amplitude_loss(made: Amplitudes, log_amplitude: Tensor) -> tuple[Tensor, Ten
     """
     error = (made.median - log_amplitude).abs()
     likelihood = (error.detach() / made.spread + made.spread.log()).mean()
-    tone, noise = Amplitudes(made.median, made.spread.detach()).parts()
-    found, wanted = tone.square() + noise.square() + FLOOR**2, (2 * log_amplitude).exp()
+    found = Amplitudes(made.median, made.spread.detach()).power() + FLOOR**2
+    wanted = (2 * log_amplitude).exp()
     levels = [_pooled(found, *patch).log() - _pooled(wanted, *patch).log() for patch in PATCHES]
     level = torch.stack([difference.abs().mean() / 2 for difference in levels]).mean()
     return error.mean(), error.mean() + 0.2 * likelihood + 0.5 * level

@@ -65,7 +65,9 @@ def _check_student(cfg: DictConfig, base: DictConfig, source: str, chosen: tp.Se
         return
     needed = cfg.distill.steps * cfg.distill.teacher_steps
     if not cfg.distill.use:
-        raise ValueError(f"{source} was made for few steps, and {recipe_from_base(cfg)} needs a model of many: give its teacher")
+        raise ValueError(
+            f"{source} was made for few steps, and {recipe_from_base(cfg)} needs a model of many: give its teacher"
+        )
     if base.distill.steps != needed:
         raise ValueError(
             f"{source} takes {base.distill.steps} steps, but distill.steps={cfg.distill.steps} times "
@@ -76,8 +78,8 @@ def _check_student(cfg: DictConfig, base: DictConfig, source: str, chosen: tp.Se
         (least, most), (lowest, highest) = OmegaConf.select(cfg, key), OmegaConf.select(base, key)
         if key in chosen and (least < lowest or most > highest):
             raise ValueError(
-                f"{key}=[{least:g}, {most:g}]: {source} knows weights from {lowest:g} to {highest:g}: stay within them, "
-                "or give its teacher"
+                f"{key}=[{least:g}, {most:g}]: {source} knows weights from {lowest:g} to {highest:g}: stay within "
+                "them, or give its teacher"
             )
 
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from audiocraft_qamdt.latents.compression import LatentCompressionModel
+from audiocraft_qamdt.latents.compression import LatentCompressionModel, SpectralVAECompressionModel
 from audiocraft_qamdt.latents.mdct import MDCTCodec
+from audiocraft_qamdt.latents.spectral_vae import SpectralVAE, SpectralVAECodec, SpectralVAESizes
 from audiocraft_qamdt.utils import prepared
 
 from audiocraft.models.encodec import CompressionModel
@@ -54,3 +55,24 @@ def test_statistics_are_saved_with_it(model):
     fresh = LatentCompressionModel(MDCTCodec())
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh.encode(audio())[0], model.encode(audio())[0])
+
+
+def spectral(**options) -> SpectralVAECompressionModel:
+    torch.manual_seed(0)
+    sizes = SpectralVAESizes(latent_channels=8, width=16, expansion=2, encoder_blocks=(1, 1), decoder_blocks=(1, 1))
+    return SpectralVAECompressionModel(SpectralVAECodec(SpectralVAE(sizes)), kl_weight=1e-3, **options)
+
+
+def test_losses_of_the_audio_reach_all_weights_with_finite_gradients():
+    model = spectral(audio_gradient=True).train()
+    model(audio()).x.square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_weights_that_diverged_end_the_training():
+    model = spectral().train()
+    torch.nn.init.constant_(model.codec.vae.decoder.head.bias, float("nan"))
+    with pytest.raises(RuntimeError, match="the loss is nan at step 1: start again.*lower optim.lr"):
+        model(audio())

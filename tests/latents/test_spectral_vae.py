@@ -78,6 +78,14 @@ def test_no_spread_is_all_tone():
     assert tone.log().item() == pytest.approx(-5, abs=1e-3)
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.2, 0.484, 0.6])
+def test_the_power_is_that_of_both_parts_with_a_finite_gradient(spread):
+    made = Amplitudes(*(torch.full((1, 1, 1), value, requires_grad=True) for value in (-5.0, spread)))
+    power = made.power()
+    assert power.item() == pytest.approx(sum(part.square().item() for part in made.parts()))
+    assert all(gradient.isfinite() for gradient in torch.autograd.grad(power, made))
+
+
 def test_phases_of_a_steady_tone_are_found():
     window = torch.hann_window(1024)
     audio = 0.3 * torch.sin(2 * math.pi * 997.3 / 16000 * torch.arange(16384))[None]
