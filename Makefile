@@ -8,7 +8,7 @@ AUDIOCRAFT = 1.3.0
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: install demo codec pretrained pictures claim test lint docs bench clean
+.PHONY: install demo codec pretrained-data pretrained fast pictures claim test lint docs bench clean
 
 install: $(STAMP)
 
@@ -42,15 +42,27 @@ codec: install
 
 # The embedded model, from nothing: more of the playground, its latents once, hours of training. Resumable, too.
 PRETRAINED = solver=qamdt/playground dset=pretrained cache.path=egs/pretrained/latents
-pretrained: install
+pretrained-data: install
 	$(BIN)/qamdt playground egs/pretrained --tracks 5000 --degraded 0.5 --seed 31 --splits train=0.98,valid=0.02
 	for split in train valid; do $(BIN)/qamdt annotate egs/pretrained/$$split || exit 1; done
 	test -e egs/pretrained/latents/done || $(BIN)/dora run $(PRETRAINED) cache.write=true mdt.dim=64 mdt.depth=2 \
 	  mdt.decoder_depth=0 optim.epochs=12 optim.updates_per_epoch=260 evaluate.every=null generate.every=null
 	touch egs/pretrained/latents/done
+
+pretrained: pretrained-data
 	$(BIN)/dora run $(PRETRAINED) optim.epochs=117 optim.updates_per_epoch=260 evaluate.every=null generate.every=null
 	$(BIN)/python tools/embed_model.py $(PRETRAINED) optim.epochs=117 optim.updates_per_epoch=260 evaluate.every=null \
 	  generate.every=null
+
+# Its student of few steps, `--model fast`: guidance goes inside first, then 12 steps become 4.
+FAST = solver=qamdt/distill dset=pretrained cache.path=egs/pretrained/latents evaluate.every=null generate.every=null \
+  distill.text_scale=[1,3] distill.quality_scale=[1,3]
+GUIDED = $(FAST) distill.steps=12 distill.teacher_steps=1 optim.epochs=4
+SIGNATURE = $(BIN)/python -c "import sys; from audiocraft_qamdt.train import main; print(main.get_xp(sys.argv[1:]).sig)"
+fast: pretrained-data
+	$(BIN)/dora run $(GUIDED)
+	sig=$$($(SIGNATURE) $(GUIDED)) && $(BIN)/dora run $(FAST) optim.epochs=12 continue_from=//sig/$$sig && \
+	  $(BIN)/python tools/embed_model.py $(FAST) optim.epochs=12 continue_from=//sig/$$sig
 
 # README's pictures, from the embedded model, and that of a listening test (Chromium takes it).
 pictures: install
