@@ -182,6 +182,18 @@ def test_the_embedded_model_is_read_as_data():
     assert loaded.model
 
 
+def test_the_fast_model_is_a_student_of_the_embedded_one():
+    fast = loading.load("fast")
+    assert fast.cfg.distill.use and fast.cfg.distill.steps == 4
+    assert fast.model.keys() > loading.load(store.EMBEDDED).model.keys()
+
+
+def test_a_folder_of_that_name_comes_first(with_learned_codec, tmp_path, monkeypatch):
+    store.export(tmp_path / "fast", with_learned_codec)
+    monkeypatch.chdir(tmp_path)
+    assert loading.load("fast").model.keys() == with_learned_codec.model.keys()
+
+
 def test_a_codec_s_checkpoint_goes_into_an_export_as_weights_alone(with_learned_codec, tmp_path):
     from audiocraft_qamdt import builders
 

@@ -346,6 +346,11 @@ def test_without_a_model_it_says_how_to_come_by_one(tmp_path, monkeypatch, caplo
     assert "make pretrained" in caplog.text
 
 
+def test_the_fast_model_takes_four_steps(tmp_path):
+    assert main(["generate", "slow piano", "--model", "fast", "--duration", "1", "--out", str(tmp_path / "x.wav")]) == 0
+    assert settings(tmp_path / "x.wav")["steps"] == 4
+
+
 def test_the_model_may_come_from_the_environment(trained, tmp_path, monkeypatch):
     monkeypatch.setenv("QAMDT_MODEL", str(trained.export))
     assert main(["generate", "piano", "--out", str(tmp_path / "x.wav"), *FAST]) == 0
