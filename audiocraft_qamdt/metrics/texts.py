@@ -29,7 +29,7 @@ def read_captions(path: str | Path | None, files: Mapping[str, Path]) -> dict[st
     Args:
         path: a JSON object {file: description}, JSON lines or CSV with the columns file and description; a file is
             named with or without its suffix. None = `description` of the sidecar beside each file, or of the
-            `conditioning` that AudioCraft writes beside its samples.
+            `conditioning` that AudioCraft writes beside its samples, or the `prompt` that `qamdt generate` does.
         files: what `named_audio` found.
     Raises:
         ValueError: naming the file and the line, when it has another form.
@@ -79,7 +79,9 @@ def _description(sidecar: Path) -> str | None:
     if not isinstance(content, dict) or not isinstance(conditioning, (dict, type(None))):
         logger.warning("%s: not metadata of a clip: the clip has no description", sidecar)
         return None
-    text = content.get("description") or (conditioning or {}).get("description")
+    prompt = content.get("prompt")  # of `qamdt generate` a text; that of AudioCraft's samples is a sound
+    typed = prompt if isinstance(prompt, str) else None
+    text = content.get("description") or (conditioning or {}).get("description") or typed
     if text is None or isinstance(text, str):
         return text
     logger.warning("%s: description must be a text, got %.60r: the clip has no description", sidecar, text)

@@ -203,7 +203,7 @@ def find_grid(name: str) -> list[GridRun]:
     if not links:
         raise ValueError(
             f"no grid {name!r} was started in {main.dora.dir} (there: {', '.join(started) or 'none'}): start it with "
-            f"`dora grid {name}`, or set AUDIOCRAFT_DORA_DIR to where it ran"
+            f"`qamdt grid {name}`, or set AUDIOCRAFT_DORA_DIR to where it ran"
         )
     return [_read(main, link) for link in tqdm(links, "reading runs", leave=False)]
 

@@ -153,11 +153,13 @@ def test_captions_in_three_forms(tmp_path, name, content):
     assert read_captions(tmp_path / name, files) == {"a": "slow piano", "b": "fast drums"}
 
 
-def test_captions_from_sidecars_of_data_sets_and_of_audiocrafts_samples(tmp_path):
+def test_captions_from_sidecars_of_data_sets_samples_and_generated_clips(tmp_path):
     (tmp_path / "a.json").write_text('{"description": "slow piano"}')
     (tmp_path / "b.json").write_text('{"conditioning": {"description": "fast drums"}}')
-    files = {name: tmp_path / f"{name}.wav" for name in "abc"}
-    assert read_captions(None, files) == {"a": "slow piano", "b": "fast drums"}
+    (tmp_path / "c.json").write_text('{"prompt": "warm pad", "model": "m", "quality": 5}')
+    (tmp_path / "d.json").write_text('{"prompt": {"path": "x.wav"}, "conditioning": {}}')  # AudioCraft's: a sound
+    files = {name: tmp_path / f"{name}.wav" for name in "abcde"}
+    assert read_captions(None, files) == {"a": "slow piano", "b": "fast drums", "c": "warm pad"}
 
 
 def test_broken_captions_are_named(tmp_path):

@@ -177,5 +177,5 @@ def test_grid_of_dora_is_read_in_the_order_it_was_started(outputs):
 
 def test_grid_that_was_not_started_names_those_that_were(outputs):
     for name in ("swoop", "", "../xps"):
-        with pytest.raises(ValueError, match="no grid .* was started in .*there: sweep, trained.*`dora grid "):
+        with pytest.raises(ValueError, match="no grid .* was started in .*there: sweep, trained.*`qamdt grid "):
             find_grid(name)
