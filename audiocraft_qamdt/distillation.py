@@ -16,6 +16,8 @@ from .data.dataset import QualityMusicInfo
 from .diffusion import few_steps
 from .diffusion.guidance import guided
 from .diffusion.samplers import Denoise
+from .diffusion.settings import FEW_STEPS
+from .generation.params import GenerationParams
 from .generation.qamdt import QAMDT
 from .solver import QAMDTSolver
 from .utils.randomness import keyed_generator
@@ -51,6 +53,7 @@ class DistillationSolver(QAMDTSolver):
         super().__init__(cfg)
         assert self.qamdt.distilled is not None
         self.qamdt.distilled.check(self.qamdt.params)  # the recipe's own weights lie within the ranges
+        _check_sampling(cfg, self.qamdt.params)
 
     def _start_from(self, base: store.TrainedModel) -> torch.nn.Module:
         own = self.model.state_dict()
@@ -141,3 +144,12 @@ class DistillationSolver(QAMDTSolver):
         """Return the weights of text and quality that clips are generated with where none are given, [2]."""
         assert self.qamdt.distilled is not None
         return torch.tensor(self.qamdt.distilled.weights(self.qamdt.params))
+
+
+def _check_sampling(cfg: DictConfig, params: GenerationParams) -> None:
+    """Refuse other steps or another sampler of generation than those that are trained: they go into the model."""
+    if (params.steps, params.sampler) != (cfg.distill.steps, FEW_STEPS):
+        raise ValueError(
+            f"generate.steps={params.steps}, generate.sampler={params.sampler}: a model of few steps makes clips with "
+            f"the steps that it learns, distill.steps={cfg.distill.steps} with {FEW_STEPS}: set distill.steps alone"
+        )

@@ -177,6 +177,15 @@ def test_a_model_of_few_steps_is_no_teacher_of_as_many(folder, exported, tmp_pat
             pass
 
 
+@pytest.mark.parametrize("other", ["generate.steps=2", "generate.sampler=ddim"])
+def test_generation_takes_the_steps_that_are_learned(folder, trained, tmp_path, other):
+    with (
+        pytest.raises(ValueError, match=r"generate\.steps=.*distill\.steps=4 with few_steps: set distill\.steps alone"),
+        solver_in(tmp_path, *argv(folder, trained, other)),
+    ):
+        pass
+
+
 def test_a_model_of_few_steps_teaches_fewer(folder, exported, tmp_path):
     arguments = [*SMALL, "distill.steps=2", f"folder={folder}", f"continue_from={exported}", "optim.epochs=1"]
     with solver_in(tmp_path, *arguments) as solver:

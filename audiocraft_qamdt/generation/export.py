@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 CODEC = "latents.spectral_vae.checkpoint"
 CHECK_STEPS = 4
-CHECK_PROMPTS = ("slow piano, warm", "")
+CHECK_PROMPTS = ("slow piano", "")
 
 
 @dataclass(frozen=True)
