@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from audiocraft_qamdt.utils import prepared
 
-from .. import __version__
 from ..checkpoints.fingerprint import fingerprint as fingerprint_of
 from ..utils.audio import SUFFIXES
 from ..utils.files import locked, part_of, remove_dead_parts, sync, write_json
@@ -29,6 +28,7 @@ from ..utils.loudness import SHORTEST, normalize_loudness
 from ..utils.memory import free_memory, peak_memory_of
 from ..utils.outputs import check_folder, check_ours
 from ..utils.reading import JsonObject, read_json
+from ..utils.version import __version__
 from .params import KNOBS, GenerationParams, renamed
 from .pipeline import Progress, item_seeds
 from .prompts import read_prompts as read_prompts  # it was defined here: stays importable from here
