@@ -16,6 +16,8 @@ import torch
 
 from audiocraft_qamdt import compat
 
+from .helpers.payload import Payload
+
 
 def run(code: str, **kwargs) -> subprocess.CompletedProcess:
     return subprocess.run(
@@ -83,12 +85,7 @@ def test_checkpoints_with_a_config_load_as_data_only(tmp_path):
 
 def test_checkpoints_with_code_are_refused(tmp_path):
     flag = tmp_path / "ran"
-
-    class Payload:
-        def __reduce__(self):
-            return open, (str(flag), "w")
-
-    torch.save({"model": Payload()}, tmp_path / "checkpoint.th")
+    torch.save({"model": Payload(flag)}, tmp_path / "checkpoint.th")
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "checkpoint.th", weights_only=True)
     assert not flag.exists()

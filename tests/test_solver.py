@@ -16,6 +16,7 @@ from audiocraft_qamdt.quality.noise_range import NoiseRange
 from audiocraft_qamdt.utils.files import locked
 
 from .helpers.audio_folder import make_folder
+from .helpers.payload import Payload
 from .helpers.runs import TINY, history, solver_in
 from .models.test_compiling import needs_compiler
 
@@ -308,12 +309,7 @@ def test_a_second_run_of_an_experiment_says_who_runs_it(folder, tmp_path):
 
 def test_malicious_checkpoint_is_refused_not_run(folder, tmp_path):
     flag = tmp_path / "ran"
-
-    class Payload:
-        def __reduce__(self):
-            return open, (str(flag), "w")
-
-    torch.save({"best_state": Payload()}, tmp_path / "evil.th")
+    torch.save({"best_state": Payload(flag)}, tmp_path / "evil.th")
     with solver_in(tmp_path, *argv(folder, f"continue_from={tmp_path / 'evil.th'}")) as solver:
         with pytest.raises(ValueError, match="evil.th: refused, it holds more than tensors"):
             solver.restore()
@@ -412,18 +408,20 @@ def test_autocast_trains(folder, tmp_path, precision):
         assert 0 < history(solver.folder)[0]["train"]["loss"] < 10
 
 
-def test_masking_kinds_and_options_of_the_network_train(folder, tmp_path):
-    for index, options in enumerate(
-        (
-            ["masking.kind=time_frequency", "mdt.ffn=swiglu"],
-            ["mdt.positions=sincos", "mdt.overlap=[1,1]", "masking.ratio=0", "masking.spread=0"],
-            ["conditioner=qamdt/all", "mdt.checkpointing=true", "diffusion.schedule.prediction=x0"],
-            ["diffusion.schedule.kind=flow", "diffusion.schedule.prediction=null", "diffusion.schedule.shift=2"],
-        )
-    ):
-        with solver_in(tmp_path / str(index), *argv(folder, *options)) as solver:
-            solver.run()
-            assert 0 < history(solver.folder)[0]["valid"]["loss"] < 100
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["masking.kind=time_frequency", "mdt.ffn=swiglu"],
+        ["mdt.positions=sincos", "mdt.overlap=[1,1]", "masking.ratio=0", "masking.spread=0"],
+        ["conditioner=qamdt/all", "mdt.checkpointing=true", "diffusion.schedule.prediction=x0"],
+        ["diffusion.schedule.kind=flow", "diffusion.schedule.prediction=null", "diffusion.schedule.shift=2"],
+    ],
+    ids=["time and frequency", "no masks", "all conditions", "flow"],
+)
+def test_masking_kinds_and_options_of_the_network_train(folder, tmp_path, options):
+    with solver_in(tmp_path, *argv(folder, *options)) as solver:
+        solver.run()
+        assert 0 < history(solver.folder)[0]["valid"]["loss"] < 100
 
 
 BAD = {

@@ -25,6 +25,7 @@ from audiocraft_qamdt.quality.levels import QualityStatistics, level_rule
 from ..helpers.audio_folder import make_folder
 from ..helpers.hub_server import COMMIT
 from ..helpers.hub_server import hub as running_hub
+from ..helpers.payload import Payload
 from ..helpers.published import AUTHORS, CHECKPOINT, COPY, SMALL, codec_state, state_of
 from ..helpers.runs import history, solver_in
 
@@ -172,12 +173,7 @@ def test_broken_checkpoints_end_with_a_message_and_leave_nothing(tmp_path, state
 
 def test_a_pickle_payload_is_refused_not_run(tmp_path, overrides):
     flag = tmp_path / "ran"
-
-    class Payload:
-        def __reduce__(self):
-            return open, (str(flag), "w")
-
-    torch.save({"state_dict": {}, "callbacks": Payload()}, tmp_path / "evil.ckpt")
+    torch.save({"state_dict": {}, "callbacks": Payload(flag)}, tmp_path / "evil.ckpt")
     with pytest.raises(ValueError, match="evil.ckpt: refused"):
         import_official(tmp_path / "evil.ckpt", tmp_path / "export", overrides=overrides)
     assert not flag.exists() and not (tmp_path / "export").exists()

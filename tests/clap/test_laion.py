@@ -16,6 +16,7 @@ from audiocraft_qamdt.clap.laion import load_laion_clap
 from audiocraft_qamdt.clap.scorer import ClapScorer, _checkpoint_file
 
 from ..helpers.clap import write_tokenizer
+from ..helpers.payload import Payload
 
 WIDTH = 64  # of the text network; the audio network has one size only
 
@@ -103,11 +104,7 @@ def test_other_files_are_refused_by_name(tmp_path, content, message):
 
 
 def test_nothing_in_a_file_is_run(tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return open, (str(tmp_path / "ran"), "w")
-
-    torch.save({"state_dict": Payload()}, tmp_path / "evil.pt")
+    torch.save({"state_dict": Payload(tmp_path / "ran")}, tmp_path / "evil.pt")
     with pytest.raises(ValueError, match="evil.pt: refused"):
         load_laion_clap(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()

@@ -300,12 +300,12 @@ def test_a_random_caption_is_any_that_passed_and_repeats_with_epoch_and_index(re
     assert [fixed[i][1].description for i in range(4)] == [fixed[i][1].description for i in range(4)]
 
 
-def test_tracks_that_were_never_refined_have_one_text(tmp_path):
+@pytest.mark.parametrize("caption", ["original", "random", "refined"])
+def test_tracks_that_were_never_refined_have_one_text(tmp_path, caption):
     folder = make_folder(tmp_path, tracks=3)
     (tmp_path / "track0.json").write_text("{}")
     module._cached_texts.cache_clear()
-    for caption in ("original", "random", "refined"):
-        assert {text and text.split()[0] for text in descriptions(build(folder, caption=caption))} == {None, "track"}
+    assert {text and text.split()[0] for text in descriptions(build(folder, caption=caption))} == {None, "track"}
 
 
 def test_a_description_that_was_not_there_is_not_there_as_the_original(refined):
@@ -315,14 +315,14 @@ def test_a_description_that_was_not_there_is_not_there_as_the_original(refined):
     assert set(descriptions(build(refined, caption="original"))) == {None}
 
 
-def test_other_fields_are_merged_into_the_chosen_text(refined):
+@pytest.mark.parametrize("caption, begins", [("original", "track number"), ("refined", "refined track")])
+def test_other_fields_are_merged_into_the_chosen_text(refined, caption, begins):
     options = {"merge_text_p": 1.0, "drop_other_p": 1.0, "joint_embed_attributes": ["description"]}
-    for caption, begins in (("original", "track number"), ("refined", "refined track")):
-        dataset = build(refined, caption=caption, **options)
-        dataset.start_epoch(1)
-        info = dataset[0][1]
-        assert info.description.startswith(begins) and "genre: test" in info.description
-        assert info.joint_embed["description"].text == [info.description]
+    dataset = build(refined, caption=caption, **options)
+    dataset.start_epoch(1)
+    info = dataset[0][1]
+    assert info.description.startswith(begins) and "genre: test" in info.description
+    assert info.joint_embed["description"].text == [info.description]
 
 
 def test_an_unknown_kind_of_caption_is_refused(tmp_path):

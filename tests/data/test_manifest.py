@@ -170,10 +170,13 @@ def test_a_linked_sidecar_stays_a_link(tmp_path):
 # Manifests
 
 
-def test_missing_and_empty_manifests_say_what_to_do(tmp_path):
-    for path in (tmp_path, tmp_path / "data.jsonl.gz"):
-        with pytest.raises(FileNotFoundError, match="data.jsonl.gz"):
-            find_manifest(path)
+@pytest.mark.parametrize("name", ["", "data.jsonl.gz"], ids=["folder", "file"])
+def test_a_missing_manifest_is_named(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match="data.jsonl.gz"):
+        find_manifest(tmp_path / name)
+
+
+def test_an_empty_manifest_says_what_to_do(tmp_path):
     (tmp_path / "data.jsonl.gz").write_bytes(gzip.compress(b"\n"))
     with pytest.raises(ValueError, match="is empty: make it again with `qamdt manifest"):
         read_manifest(tmp_path)

@@ -17,12 +17,12 @@ from ..helpers.audio_folder import make_folder
 from ..helpers.runs import TINY, solver_in
 
 
-def test_asked_length_finite_and_not_silent(model):
-    for duration in (0.01, 0.5, 1.0, 2.56, 3.0):  # the first is shorter than a patch of the network
-        model.set_generation_params(duration=duration)
-        audio = model.generate(["piano", None])
-        assert audio.shape == (2, 1, round(duration * 16000))
-        assert audio.isfinite().all() and (audio.square().mean(-1).sqrt() > 1e-4).all()
+@pytest.mark.parametrize("duration", [0.01, 0.5, 1.0, 2.56, 3.0])  # the first is shorter than a patch
+def test_asked_length_finite_and_not_silent(model, duration):
+    model.set_generation_params(duration=duration)
+    audio = model.generate(["piano", None])
+    assert audio.shape == (2, 1, round(duration * 16000))
+    assert audio.isfinite().all() and (audio.square().mean(-1).sqrt() > 1e-4).all()
 
 
 def test_same_seed_same_audio_other_seed_other_audio(model):
@@ -374,10 +374,17 @@ def test_impossible_continuations_are_named(model, tone, call, message):
 # ---- bad and odd input
 
 
-def test_odd_prompts_give_music(model):
-    for prompt in ("", "   ", "🎹" * 50, " ".join(f"word{index}" for index in range(5000))):
-        audio = model.generate([prompt], 3)
-        assert audio.isfinite().all() and audio.std() > 1e-4
+@pytest.mark.parametrize(
+    "prompt",
+    ["", "   ", "🎹" * 50, " ".join(f"word{index}" for index in range(5000))],
+    ids=["empty", "blank", "emoji", "long"],
+)
+def test_odd_prompts_give_music(model, prompt):
+    audio = model.generate([prompt], 3)
+    assert audio.isfinite().all() and audio.std() > 1e-4
+
+
+def test_no_prompt_is_an_empty_one(model):
     assert torch.equal(model.generate([""], 3), model.generate([None], 3))
     assert model.generate_unconditional(2).shape == (2, 1, 16000)
 

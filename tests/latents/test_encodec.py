@@ -185,10 +185,15 @@ def test_models_with_a_scale_beside_the_latents_are_refused(make):
         EncodecCodec(make())
 
 
-def test_other_models_are_refused_by_name():
-    for model in (InterleaveStereoCompressionModel(audiocraft_model()), DAC.__new__(DAC), nn.Linear(1, 1)):
-        with pytest.raises(TypeError, match=f"{type(model).__name__}.*DAC is not supported"):
-            EncodecCodec(model)
+@pytest.mark.parametrize(
+    "make",
+    [lambda: InterleaveStereoCompressionModel(audiocraft_model()), lambda: DAC.__new__(DAC), lambda: nn.Linear(1, 1)],
+    ids=["interleaved stereo", "DAC", "no codec"],
+)
+def test_other_models_are_refused_by_name(make):
+    model = make()
+    with pytest.raises(TypeError, match=f"{type(model).__name__}.*DAC is not supported"):
+        EncodecCodec(model)
 
 
 def test_from_audiocraft_takes_its_pretrained_names():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from audiocraft_qamdt.builders import MissingWeights
+from audiocraft_qamdt.compat import CONFIG_ROOT
 from audiocraft_qamdt.metrics.base import AudioCraftBatch, Batch, Clip
 from audiocraft_qamdt.metrics.clap import ClapNetwork, TextAgreement
 from audiocraft_qamdt.metrics.networks import EncodecNetwork, Networks, PlaygroundNetwork
@@ -18,6 +20,8 @@ from audiocraft_qamdt.metrics.passt import VARIANTS, PasstNetwork
 from audiocraft_qamdt.metrics.table import Evaluation, Setup, build_metrics
 from audiocraft_qamdt.metrics.vggish import VGGish, VGGishNetwork, log_mel_examples, mel_matrix
 from audiocraft_qamdt.utils import prepared
+
+from ..helpers.payload import Payload
 
 
 def audio(seconds: float, sample_rate: int = 16000, seed: int = 0) -> torch.Tensor:
@@ -214,10 +218,8 @@ found = whole(long, 48000).embeddings
 assert found.shape == (1, 512) and torch.allclose(found, expected, atol=1e-5)
 assert torch.equal(found, whole(long, 48000).embeddings)
 
-class Payload:
-    def __reduce__(self):
-        return open, (str(folder / "ran"), "w")
-torch.save({"state_dict": Payload()}, folder / "evil.pt")
+from tests.helpers.payload import Payload
+torch.save({"state_dict": Payload(folder / "ran")}, folder / "evil.pt")
 try:
     ClapNetwork(str(folder / "evil.pt"), arch="HTSAT-tiny")
 except ValueError as error:
@@ -231,11 +233,9 @@ print(network.name)
 def test_laion_clap_checkpoint_is_read_as_data_only(tmp_path):
     """A checkpoint of laion-clap's smallest model, and what it wants from the hub, in a process of its own."""
     pytest.importorskip("h5py", reason="laion-clap's dependencies are not installed")
-    import os
-
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", LAION, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=CONFIG_ROOT.parent, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "clap-music"
 
@@ -289,11 +289,7 @@ def test_the_text_encoder_without_weights_says_the_same(tmp_path):
 
 
 def test_weights_that_are_code_are_refused(tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return open, (str(tmp_path / "ran"), "w")
-
-    torch.save({"features.0.weight": Payload()}, tmp_path / "evil.pth")
+    torch.save({"features.0.weight": Payload(tmp_path / "ran")}, tmp_path / "evil.pth")
     with pytest.raises(ValueError, match="evil.pth: refused"):
         VGGishNetwork(str(tmp_path / "evil.pth"))
     assert not (tmp_path / "ran").exists()

@@ -195,7 +195,7 @@ def test_a_reference_folder_12_db_below_what_is_generated_is_at_no_distance(loud
     assert loud["frechet"] == pytest.approx(0, abs=1e-4) and as_it_is["frechet"] > 0.01
 
 
-def test_silence_and_clips_without_a_loudness_keep_their_level():
+@pytest.mark.parametrize("clip", [torch.zeros(1, 16000), 0.1 * torch.ones(1, 160)], ids=["silence", "short"])
+def test_silence_and_clips_without_a_loudness_keep_their_level(clip):
     level = Level(LEVELS["loudness"])
-    for clip in (torch.zeros(1, 16000), 0.1 * torch.ones(1, 160)):
-        assert level(clip, 16000) is clip
+    assert level(clip, 16000) is clip

@@ -329,12 +329,17 @@ def test_every_subset_of_granularities_listens_to_its_levels(names):
 
 
 @torch.no_grad()
-def test_missing_levels_are_unknown_or_an_error():
+@pytest.mark.parametrize("nothing", [None, {}, {"clip": None}], ids=["none", "empty", "none for clip"])
+def test_missing_levels_are_unknown(nothing):
     conditions = inputs(tiny())
     model = tiny()
     expected = model(**{**conditions, "quality": torch.zeros(2)})
-    for nothing in (None, {}, {"clip": None}):
-        assert torch.equal(model(**{**conditions, "quality": nothing}), expected)
+    assert torch.equal(model(**{**conditions, "quality": nothing}), expected)
+
+
+@torch.no_grad()
+def test_missing_levels_of_a_model_without_unknown_are_an_error():
+    conditions = inputs(tiny())
     with pytest.raises(ValueError, match="'clip' is missing"):
         tiny(unknown_level=False)(**{**conditions, "quality": None})
 
@@ -381,12 +386,17 @@ def test_quality_that_does_not_fit_is_refused():
 
 
 @torch.no_grad()
-def test_rope_takes_any_length_and_sincos_its_own():
+@pytest.mark.parametrize("frames", [4, 16, 17, 40])
+def test_rope_takes_any_length(frames):
+    rope = tiny(positions="rope")
+    conditions = inputs(rope, frames=frames)
+    mask = half_mask(rope, frames=frames)
+    assert rope(**conditions, mask=mask).shape == rope(**conditions).shape == conditions["x"].shape
+
+
+@torch.no_grad()
+def test_sincos_takes_its_own_length_only():
     rope, sincos = tiny(positions="rope"), tiny()
-    for frames in (4, 16, 17, 40):
-        conditions = inputs(rope, frames=frames)
-        mask = half_mask(rope, frames=frames)
-        assert rope(**conditions, mask=mask).shape == rope(**conditions).shape == conditions["x"].shape
     with pytest.raises(ValueError, match="20 frames .*latent_frames=16.*rope"):
         sincos(**inputs(sincos, frames=20))
     assert not any("pos_embed" in name for name in rope.state_dict())

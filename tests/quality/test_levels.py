@@ -132,11 +132,15 @@ def test_the_centre_of_a_level_has_that_level_and_the_ends_say_low_and_high(pres
     assert (words[0], words[-1]) == ("low", "high")
 
 
-def test_constant_scores_are_in_the_middle():
+@pytest.mark.parametrize("preset", ["official", "paper"])
+def test_constant_scores_are_in_the_middle(preset):
     statistics = QualityStatistics.from_scores([3.0] * 7, "constant", "3")
-    for preset in ("official", "paper"):
-        rule = level_rule(preset, statistics)
-        assert (rule.level(3.0), rule.word(3.0)) == (3, "medium")
+    rule = level_rule(preset, statistics)
+    assert (rule.level(3.0), rule.word(3.0)) == (3, "medium")
+
+
+def test_constant_scores_have_no_quantiles():
+    statistics = QualityStatistics.from_scores([3.0] * 7, "constant", "3")
     with pytest.raises(ValueError, match="'quantile' needs increasing boundaries.*choose the preset 'official'"):
         level_rule("quantile", statistics)
 

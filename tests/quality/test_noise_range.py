@@ -66,10 +66,12 @@ def test_roc_of_scores_that_are_apart_and_of_scores_that_are_alike():
     assert area == pytest.approx(0.5) and shares == pytest.approx(np.linspace(0, 1, 11), abs=0.01)
 
 
-def test_published_schedule_and_flow_have_the_same_noise_at_their_timesteps():
-    for schedule in (NoiseSchedule(), FlowSchedule(), FlowSchedule(shift=3.0)):
-        alpha, sigma = schedule.scales(torch.tensor([schedule.timestep_at(0.8)]))
-        assert (sigma / alpha).item() == pytest.approx(0.8, rel=0.02)
+@pytest.mark.parametrize(
+    "schedule", [NoiseSchedule(), FlowSchedule(), FlowSchedule(shift=3.0)], ids=["published", "flow", "shifted flow"]
+)
+def test_published_schedule_and_flow_have_the_same_noise_at_their_timesteps(schedule):
+    alpha, sigma = schedule.scales(torch.tensor([schedule.timestep_at(0.8)]))
+    assert (sigma / alpha).item() == pytest.approx(0.8, rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_grid_of_dora_is_read_in_the_order_it_was_started(outputs):
     assert problems == {"1 of 2 epochs done", "0 of 2 epochs done", "was not started"}
 
 
-def test_grid_that_was_not_started_names_those_that_were(outputs):
-    for name in ("swoop", "", "../xps"):
-        with pytest.raises(ValueError, match="no grid .* was started in .*there: sweep, trained.*`qamdt grid "):
-            find_grid(name)
+@pytest.mark.parametrize("name", ["swoop", "", "../xps"])
+def test_grid_that_was_not_started_names_those_that_were(outputs, name):
+    with pytest.raises(ValueError, match="no grid .* was started in .*there: sweep, trained.*`qamdt grid "):
+        find_grid(name)
