@@ -29,20 +29,8 @@ from ..helpers.payload import Payload
 from ..helpers.published import AUTHORS, CHECKPOINT, COPY, SMALL, codec_state, state_of
 from ..helpers.runs import history, solver_in
 
-CONFIG = {
-    "input_size": [160, 16],
-    "patch_size": [4, 4],
-    "overlap": [0, 0],
-    "in_channels": 16,
-    "hidden_size": 32,
-    "depth": 6,
-    "num_heads": 4,
-    "mlp_ratio": 2.0,
-    "cond_dim": 16,
-    "mask_ratio": 0.3,
-    "decode_layer": 2,
-    "lewei_scale": 1.0,
-}
+CONFIG = {**SMALL, "input_size": [160, 16], "in_channels": 16, "num_heads": 4}
+"""Of latents of the codec `mdct`."""
 
 
 @pytest.fixture

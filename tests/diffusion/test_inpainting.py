@@ -6,14 +6,20 @@ import pytest
 import torch
 
 from audiocraft_qamdt.diffusion.inpainting import keeping
-from audiocraft_qamdt.diffusion.objective import PREDICTIONS, NoiseSchedule
+from audiocraft_qamdt.diffusion.objective import FLOW_PREDICTIONS, PREDICTIONS, FlowSchedule, NoiseSchedule
 from audiocraft_qamdt.diffusion.samplers import SAMPLERS, sample
+from audiocraft_qamdt.diffusion.settings import FLOW_SAMPLERS
+
+SCHEDULES = [(NoiseSchedule(prediction=prediction), SAMPLERS) for prediction in PREDICTIONS]
+SCHEDULES += [(FlowSchedule(prediction=prediction), FLOW_SAMPLERS) for prediction in FLOW_PREDICTIONS]
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_known_frames_come_back(sampler, prediction, generator):
-    schedule = NoiseSchedule(prediction=prediction)
+@pytest.mark.parametrize(
+    "schedule, sampler",
+    [(schedule, sampler) for schedule, samplers in SCHEDULES for sampler in samplers],
+    ids=lambda value: value if isinstance(value, str) else f"{type(value).__name__}-{value.prediction}",
+)
+def test_known_frames_come_back(schedule, sampler, generator):
     known, noise = torch.randn(2, 2, 3, 16, 4, generator=generator).unbind()
     kept = torch.arange(16) < 10
     denoise = keeping(lambda x, t: torch.zeros_like(x), known, kept, schedule)
