@@ -70,7 +70,8 @@ def test_two_writers_divide_the_epochs_and_a_killed_one_goes_on(folder, tmp_path
     assert dora(tmp_path / "0", *shards[0], *four).returncode == 0, log_of(tmp_path / "0")[-3000:]
     assert dora(tmp_path / "2", *argv(folder, alone, "cache.write=true", *four)).returncode == 0
     written, expected = latents(cache), latents(alone)
-    assert written.keys() == expected.keys() and len(written) == 4 * UPDATES
+    assert written.keys() == expected.keys()
+    assert len(written) == 4 * UPDATES
     assert all(
         torch.equal(first, second)
         for name in written
@@ -90,7 +91,8 @@ def test_a_second_writer_of_the_same_epochs_says_who_writes_them(folder, tmp_pat
         assert second.returncode == 2, log_of(tmp_path / "second")[-3000:]
         message = log_of(tmp_path / "second").strip().splitlines()[-1]
         assert f"cache.path={cache}: process {first.pid} on " in message
-        assert "is writing shard 0 of 1 there: wait for it" in message and "cache.write_num_shards" in message
+        assert "is writing shard 0 of 1 there: wait for it" in message
+        assert "cache.write_num_shards" in message
         assert first.poll() is None, "the first one is not disturbed"
     finally:
         first.kill()

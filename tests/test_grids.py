@@ -75,8 +75,11 @@ def test_the_claims_baseline_is_the_arm_that_knows_no_quality_and_sees_all_track
     runs = [_read(main, Path(main.init_xp(one.xp).sig)) for one in sheep]
     arms, _ = _name(runs)
     found = runs[arms.index(Sweep(name, {}, arms, []).arm(baseline))]
-    assert len(runs) == 8 and found.config.fuser.prepend == [] and found.config.dataset.train.filter_below is None
-    assert found.config.quality.noise_range is None and found.config.continue_from is None
+    assert len(runs) == 8
+    assert found.config.fuser.prepend == []
+    assert found.config.dataset.train.filter_below is None
+    assert found.config.quality.noise_range is None
+    assert found.config.continue_from is None
     evaluated = next(run for run in runs if run.config.continue_from)
     assert evaluated.config.continue_from == f"//sig/{found.signature}", "of the same grid, so that it waits for it"
     caches = {run.config.cache.path for run in runs if run is not evaluated}
@@ -89,7 +92,8 @@ def test_seeds_recipe_and_more_come_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("QAMDT_ARGS", "optim.epochs=1 'label=a b'")
     argvs = list(launched("levels", tmp_path).values())
     typed = {"solver=qamdt/debug", "optim.epochs=1", "label=a b"}
-    assert len(argvs) == 8 and all(typed <= set(argv) for argv in argvs)
+    assert len(argvs) == 8
+    assert all(typed <= set(argv) for argv in argvs)
     assert ["seed=3" in argv for argv in argvs] == [True] * 4 + [False] * 4
 
 
@@ -101,7 +105,8 @@ def test_grids_that_only_evaluate_take_a_trained_runs_settings(tmp_path, monkeyp
     monkeypatch.setenv("QAMDT_QUALITY_SCALES", "3")
     argvs = list(launched("guidance", tmp_path).values())
     wanted = {"mdt.dim=32", f"continue_from=//sig/{source}", "execute_only=evaluate"}
-    assert len(argvs) == 3 and all(wanted <= set(argv) for argv in argvs)
+    assert len(argvs) == 3
+    assert all(wanted <= set(argv) for argv in argvs)
     monkeypatch.setenv("QAMDT_MODELS", f"//sig/{source},/some/export")
     monkeypatch.setenv("QAMDT_STEPS", "5")
     monkeypatch.setenv("QAMDT_LEVELS", "1,5")
@@ -119,7 +124,8 @@ def test_the_benchmark_evaluates_models_as_the_papers_table_does(tmp_path, monke
     monkeypatch.setenv("QAMDT_SET", str(folder))
     argvs = list(launched("benchmark", tmp_path).values())
     wanted = {"solver=qamdt", f"folder={folder}", "execute_only=evaluate", "dataset.evaluate.num_samples=3"}
-    assert len(argvs) == 2 and all(wanted <= set(argv) for argv in argvs)
+    assert len(argvs) == 2
+    assert all(wanted <= set(argv) for argv in argvs)
     assert {"continue_from=/some/export", "continue_from=owner/name"} <= {one for argv in argvs for one in argv}
     cfg = main_in(tmp_path).get_xp(argvs[0]).cfg
     assert (cfg.sample_rate, cfg.dataset.segment_duration) == (16000, 10.24)
@@ -133,7 +139,8 @@ def test_a_wrong_override_ends_with_one_line_and_starts_nothing(tmp_path, monkey
         qamdt(["grid", "qamdt.levels"])
     assert ended.value.code == 1
     assert "optim.epoch=1: the config has no key optim.epoch, did you mean optim.epochs?" in capsys.readouterr().err
-    assert not list(tmp_path.glob("xps/*")) and not list(tmp_path.glob("grids/*"))
+    assert not list(tmp_path.glob("xps/*"))
+    assert not list(tmp_path.glob("grids/*"))
 
 
 @pytest.mark.parametrize("name", ["levels", "masked_vs_full"])
@@ -143,7 +150,8 @@ def test_nor_does_dora_itself_whose_pool_composes_the_configs(tmp_path, monkeypa
     with pytest.raises(SystemExit):
         run_grid(main, find_explorer(main, f"qamdt.{name}"), f"qamdt.{name}", args=RunGridArgs(monitor=False))
     assert "conditioner=qamdt/loud: " in capsys.readouterr().err
-    assert not list(tmp_path.glob("xps/*")) and not list(tmp_path.glob("grids/*/*"))
+    assert not list(tmp_path.glob("xps/*"))
+    assert not list(tmp_path.glob("grids/*/*"))
 
 
 def test_nor_does_a_value_of_the_wrong_kind(tmp_path, monkeypatch, capsys):
@@ -152,15 +160,18 @@ def test_nor_does_a_value_of_the_wrong_kind(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         qamdt(["grid", "qamdt.levels"])
     assert "optim.epochs=many: optim.epochs is a number" in capsys.readouterr().err
-    assert not list(tmp_path.glob("xps/*")) and not list(tmp_path.glob("grids/*"))
+    assert not list(tmp_path.glob("xps/*"))
+    assert not list(tmp_path.glob("grids/*"))
 
 
 def test_dry_run_lists_and_makes_nothing(tmp_path, capsys):
     main_in(tmp_path)
     assert qamdt(["grid", "qamdt.levels", "--dry-run", "--patterns", "official"]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("PEN") == 1 and "\x1b" not in shown
-    assert not list(tmp_path.glob("xps/*")) and not list(tmp_path.glob("grids/*"))
+    assert shown.count("PEN") == 1
+    assert "\x1b" not in shown
+    assert not list(tmp_path.glob("xps/*"))
+    assert not list(tmp_path.glob("grids/*"))
 
 
 @pytest.mark.parametrize(

@@ -174,9 +174,11 @@ def test_a_run_that_was_killed_resumes_to_the_same_adapter(folder, trained, tmp_
     assert len(history(experiment(killed, *arguments))) == 1
     assert dora(killed, *arguments).returncode == 0, log_of(killed)[-3000:]
     runs = [experiment(outputs, *arguments) for outputs in (whole, killed)]
-    assert history(runs[0]) == history(runs[1]) and len(history(runs[0])) == 3
+    assert history(runs[0]) == history(runs[1])
+    assert len(history(runs[0])) == 3
     first, second = (load_file(run / adapters.FOLDER / adapters.WEIGHTS) for run in runs)
-    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_an_export_is_merged_and_generates_as_the_run(tuned, trained, tmp_path):

@@ -32,10 +32,12 @@ def test_calling_it_twice_changes_nothing():
 
 def test_codecs_by_name():
     model = CompressionModel.get_pretrained("mdct")
-    assert model.codec.__class__.__name__ == "MDCTCodec" and model.sample_rate == 16000
+    assert model.codec.__class__.__name__ == "MDCTCodec"
+    assert model.sample_rate == 16000
     audio = 0.1 * torch.randn(2, 1, 4000)
     latents, scale = model.encode(audio)
-    assert scale is None and latents.shape[:2] == (2, 16)
+    assert scale is None
+    assert latents.shape[:2] == (2, 16)
     assert torch.allclose(model.decode(latents, scale)[..., :4000], audio, atol=1e-4)
 
 

@@ -69,7 +69,8 @@ def test_draws_are_keyed_by_seed_rank_and_step(folder, tmp_path, monkeypatch):
         infos = next(iter(solver.dataloaders["train"]))[1]
         base = draw(0)
         assert torch.equal(draw(0), base)
-        assert not torch.equal(draw(1), base) and not torch.equal(draw(0, rank=1), base)
+        assert not torch.equal(draw(1), base)
+        assert not torch.equal(draw(0, rank=1), base)
         solver.cfg.seed += 1
         assert not torch.equal(draw(0), base)
 
@@ -91,8 +92,10 @@ def test_a_noise_range_raises_what_worse_levels_draw_and_changes_nothing_else(fo
     for (plain, levels), (raised, _) in zip(drawn[:40], drawn[40:], strict=True):
         lowest = torch.tensor([1000 - 200 * level for level in levels])
         allowed = plain.timesteps >= lowest
-        assert (raised.timesteps >= lowest).all() and torch.equal(raised.timesteps[allowed], plain.timesteps[allowed])
-        assert torch.equal(raised.noise, plain.noise) and torch.equal(raised.mask.hidden, plain.mask.hidden)
+        assert (raised.timesteps >= lowest).all()
+        assert torch.equal(raised.timesteps[allowed], plain.timesteps[allowed])
+        assert torch.equal(raised.noise, plain.noise)
+        assert torch.equal(raised.mask.hidden, plain.mask.hidden)
     assert any(not torch.equal(a.timesteps, b.timesteps) for (a, _), (b, _) in zip(drawn[:40], drawn[40:], strict=True))
 
 
@@ -115,7 +118,8 @@ def test_a_measured_noise_range_trains_and_does_not_change_on_resume(tmp_path, f
     with solver_in(tmp_path, *options) as solver:
         solver.run()
         half = solver.objective.schedule.timestep_at(1.0)
-        assert solver.lowest_timesteps[3] == half and solver.lowest_timesteps[0] == solver.lowest_timesteps[1] > half
+        assert solver.lowest_timesteps[3] == half
+        assert solver.lowest_timesteps[0] == solver.lowest_timesteps[1] > half
         assert history(solver.folder)[0]["train"]["loss"] > 0
     with solver_in(tmp_path, *options) as solver:
         solver.restore()
@@ -141,7 +145,8 @@ def test_validation_draws_the_same_for_every_run_and_epoch(folder, tmp_path):
         with solver_in(tmp_path, *argv(folder, f"seed={seed}")) as solver:
             stage(solver, "valid")
             drawn.append(solver._draw_fixed(1, latents))
-    assert torch.equal(drawn[0].noise, drawn[1].noise) and torch.equal(drawn[0].timesteps, drawn[1].timesteps)
+    assert torch.equal(drawn[0].noise, drawn[1].noise)
+    assert torch.equal(drawn[0].timesteps, drawn[1].timesteps)
     assert drawn[0].mask is None
 
 
@@ -151,10 +156,12 @@ def test_conditions_are_dropped_in_training_only(folder, tmp_path):
         _, infos = next(iter(solver.dataloaders["train"]))
         stage(solver, "train")
         dropped = solver.model.encode_conditions(solver._attributes(0, infos))
-        assert dropped["context_mask"].sum() == 0 and dropped["quality"]["clip"].sum() == 0
+        assert dropped["context_mask"].sum() == 0
+        assert dropped["quality"]["clip"].sum() == 0
         stage(solver, "valid")
         kept = solver.model.encode_conditions(solver._attributes(0, infos))
-        assert kept["context_mask"].sum() > 0 and kept["quality"]["clip"].min() >= 1
+        assert kept["context_mask"].sum() > 0
+        assert kept["quality"]["clip"].min() >= 1
 
 
 def test_ranks_drop_different_conditions_each_on_its_own(folder, tmp_path, monkeypatch):
@@ -171,8 +178,11 @@ def test_ranks_drop_different_conditions_each_on_its_own(folder, tmp_path, monke
         _, infos = next(iter(solver.dataloaders["train"]))
         stage(solver, "train")
         first, again, other = dropped(0), dropped(0), dropped(1)
-    assert first == again and first[0] != other[0] and first[1] != other[1]
-    assert first[0] != first[1] and all(0 < sum(items) < 16 for items in first)
+    assert first == again
+    assert first[0] != other[0]
+    assert first[1] != other[1]
+    assert first[0] != first[1]
+    assert all(0 < sum(items) < 16 for items in first)
 
 
 def test_tracks_without_a_score_train_with_the_null_quality_and_are_counted(tmp_path):
@@ -186,7 +196,8 @@ def test_tracks_without_a_score_train_with_the_null_quality_and_are_counted(tmp_
         batch = next(iter(solver.dataloaders["train"]))
         unscored = [int(info.description.split()[-1]) % 2 == 0 for info in batch[1]]
         levels = solver.model.encode_conditions(solver._attributes(0, batch[1]))["quality"]["clip"]
-        assert (levels == 0).tolist() == unscored and 0 < sum(unscored) < 8
+        assert (levels == 0).tolist() == unscored
+        assert 0 < sum(unscored) < 8
         assert solver.run_step(0, batch, {})["unscored"] == sum(unscored) / 8
 
 
@@ -201,7 +212,8 @@ def test_one_epoch_then_continue_from_its_export(folder, tmp_path):
         for key, value in trained.model.items():
             assert torch.equal(other.model.state_dict()[key], value), key
         assert torch.equal(other.codec.statistics.std, solver.codec.statistics.std)
-        assert other.quality_statistics == solver.quality_statistics and other.epoch == 1
+        assert other.quality_statistics == solver.quality_statistics
+        assert other.epoch == 1
         assert not (tmp_path / "export.part").exists()
 
 
@@ -231,7 +243,8 @@ def test_a_model_of_another_kind_is_not_continued(folder, sources, tmp_path, kin
     with solver_in(tmp_path, *argv(folder, override, f"continue_from={sources[kind]}")) as solver:
         with pytest.raises(ValueError, match=rf"is a model of another kind: .* parameters .*{key}=") as raised:
             solver.restore()
-    assert str(sources[kind]) in str(raised.value) and "\n" not in str(raised.value)
+    assert str(sources[kind]) in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "export"])
@@ -270,7 +283,8 @@ def test_scores_that_came_after_the_first_run_count_on_resume_and_other_ones_are
     make_folder(tmp_path / "audio")  # as `qamdt annotate` leaves it
     with solver_in(tmp_path, *argv(audio)) as solver:
         solver.restore()
-        assert solver.epoch == 2 and solver.quality_statistics["mean"] == pytest.approx(3.5)
+        assert solver.epoch == 2
+        assert solver.quality_statistics["mean"] == pytest.approx(3.5)
         solver.save_checkpoints()
     quality = json.loads((audio / "quality.json").read_text())
     (audio / "quality.json").write_text(json.dumps({**quality, "mean": 2.0}))
@@ -491,5 +505,6 @@ def test_a_compiled_run_trains_and_generates_like_a_plain_one(folder, tmp_path):
             solver.run()
             losses.append([entry["train"]["loss"] for entry in solver.history])
             clips = solver.qamdt.generate(["slow piano"], quality=5)
-            assert clips.isfinite().all() and clips.std() > 0
+            assert clips.isfinite().all()
+            assert clips.std() > 0
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)

@@ -70,11 +70,15 @@ def test_a_comparison_says_what_each_variant_did(tmp_path, config, capsys):
 
     content = json.loads((tmp_path / "out" / "compare.json").read_text())
     rows, agreement = {row["name"]: row for row in content["table"]}, np.array(content["agreement"], float)
-    assert rows["good"]["tracks"] == 6 and rows["good"]["rejected"] == 0 and rows["good"]["words"] == 9
-    assert rows["bad"]["rejected"] == 1 and rows["bad"]["tracks"] + rows["bad"]["failed"] == 6
+    assert rows["good"]["tracks"] == 6
+    assert rows["good"]["rejected"] == 0
+    assert rows["good"]["words"] == 9
+    assert rows["bad"]["rejected"] == 1
+    assert rows["bad"]["tracks"] + rows["bad"]["failed"] == 6
     assert rows["good"]["before"] == pytest.approx(rows["good short"]["before"])  # the same inputs
     assert agreement[0, 2] == 1  # they wrote the same
-    assert agreement[0, 4] < 0.9999 and np.allclose(agreement, agreement.T, atol=1e-4)
+    assert agreement[0, 4] < 0.9999
+    assert np.allclose(agreement, agreement.T, atol=1e-4)
     assert len(content["captions"]["good"]) == 6
     assert (tmp_path / "out" / "compare.md").read_text().startswith("| variant |")
     assert (tmp_path / "out" / "compare.png").stat().st_size > 20000

@@ -94,8 +94,10 @@ def test_the_budget_ends_the_requests():
     with serve(lambda body, number: Reply("yes")) as server:
         endpoint = Endpoint(server.url, **FAST, price=(10.0, 100.0), budget=0.005, concurrency=1)
         answers = endpoint.chat_each([QUESTION] * 5, [{}] * 5)
-        assert answers[:3] == ["yes"] * 3 and all(isinstance(answer, BudgetSpent) for answer in answers[3:])
-        assert len(server.requests) == 3 and endpoint.cost == pytest.approx(3 * (100 * 10 + 10 * 100) / 1e6)
+        assert answers[:3] == ["yes"] * 3
+        assert all(isinstance(answer, BudgetSpent) for answer in answers[3:])
+        assert len(server.requests) == 3
+        assert endpoint.cost == pytest.approx(3 * (100 * 10 + 10 * 100) / 1e6)
 
 
 def test_the_key_is_sent_and_never_shown(monkeypatch):
@@ -126,14 +128,16 @@ def test_usage_that_is_no_count_costs_a_token_a_byte_and_gives_no_caption(usage)
         endpoint = Endpoint(server.url, **FAST, retries=1, price=(1.0, 1.0), budget=100.0)
         with pytest.raises(EndpointError, match="usage is no count of tokens"):
             endpoint.chat(QUESTION)
-        assert 0 < endpoint.cost < 0.01 and len(server.requests) == 2
+        assert 0 < endpoint.cost < 0.01
+        assert len(server.requests) == 2
 
 
 def test_a_server_that_says_no_usage_cannot_stretch_the_budget():
     with serve(lambda body, number: Reply(body=OK % b"null")) as server:
         endpoint = Endpoint(server.url, **FAST, price=(10.0, 10.0), budget=0.002, concurrency=1)
         answers = endpoint.chat_each([QUESTION] * 5, [{}] * 5)
-        assert isinstance(answers[-1], BudgetSpent) and len(server.requests) < 5
+        assert isinstance(answers[-1], BudgetSpent)
+        assert len(server.requests) < 5
 
 
 @pytest.mark.parametrize(
@@ -145,7 +149,8 @@ def test_a_retry_after_that_means_nothing_is_not_obeyed(after):
 
     with serve(respond) as server:
         start = time.monotonic()
-        assert Endpoint(server.url, **FAST).chat(QUESTION) == "yes" and time.monotonic() - start < 2
+        assert Endpoint(server.url, **FAST).chat(QUESTION) == "yes"
+        assert time.monotonic() - start < 2
 
 
 @pytest.mark.parametrize("after", ["inf", "1e300", "Fri, 31 Dec 9999 23:59:59 GMT"])
@@ -233,9 +238,11 @@ def test_audio_arrives_as_it_was_sent():
         (texts,) = captioner.caption([Clip(audio, 16000, 3)], 2)
         assert len(set(texts)) == 2
         sound, text = server.requests[0]["messages"][0]["content"]
-        assert text == {"type": "text", "text": "describe"} and sound["input_audio"]["format"] == "wav"
+        assert text == {"type": "text", "text": "describe"}
+        assert sound["input_audio"]["format"] == "wav"
         heard, rate = soundfile.read(io.BytesIO(base64.b64decode(sound["input_audio"]["data"])), dtype="float32")
-        assert rate == 16000 and torch.allclose(torch.from_numpy(heard), audio, atol=1e-4)
+        assert rate == 16000
+        assert torch.allclose(torch.from_numpy(heard), audio, atol=1e-4)
 
 
 def test_an_error_takes_the_place_of_one_answer_alone():
@@ -245,4 +252,5 @@ def test_an_error_takes_the_place_of_one_answer_alone():
     with serve(respond) as server:
         model = EndpointLanguageModel(Endpoint(server.url, **FAST))
         answers = model.answer([Prompt("s", "good", 0), Prompt("s", "bad", 0), Prompt("s", "good", 1)])
-        assert answers[0] == answers[2] == "fine" and isinstance(answers[1], EndpointError)
+        assert answers[0] == answers[2] == "fine"
+        assert isinstance(answers[1], EndpointError)

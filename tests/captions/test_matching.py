@@ -87,7 +87,8 @@ def test_what_was_discarded_before_does_not_count_where_nothing_is_scored():
     earlier = [Candidate("rain", "original", score=0.0, kept=False)]
     captions = [Candidate("piano", "caption", kept=True), Candidate("wind", "caption", kept=False)]
     found = unmatched(gather("rain", captions, earlier))
-    assert found.action == "replace" and [found.candidates[i].text for i in found.inputs()] == ["piano"]
+    assert found.action == "replace"
+    assert [found.candidates[i].text for i in found.inputs()] == ["piano"]
     assert unmatched(gather("rain", captions)).action == "fuse"
 
 
@@ -102,7 +103,8 @@ def test_faiss_and_exact_products_find_the_same(monkeypatch):
     quick = TextIndex(texts, data)
     monkeypatch.setitem(sys.modules, "faiss", None)  # as where it is not installed
     exact = TextIndex(texts, data)
-    assert quick._faiss is not None and exact._faiss is None
+    assert quick._faiss is not None
+    assert exact._faiss is None
     for a, b in zip(quick.search(queries, 5), exact.search(queries, 5), strict=True):
         assert [text for text, _ in a] == [text for text, _ in b]
         assert [score for _, score in a] == pytest.approx([score for _, score in b], abs=1e-5)
@@ -126,7 +128,9 @@ def test_an_index_is_made_once_for_the_same_texts(tmp_path):
     matcher.asked = []
     first, key = build_index(["rain", "piano", "rain", " "], matcher, tmp_path, "Flat")
     again, same = build_index(["piano", "rain"], matcher, tmp_path, "Flat")
-    assert first.texts == again.texts == ["piano", "rain"] and key == same and len(matcher.asked) == 2
+    assert first.texts == again.texts == ["piano", "rain"]
+    assert key == same
+    assert len(matcher.asked) == 2
     assert torch.equal(first.vectors, again.vectors)
     assert build_index(["drums"], matcher, tmp_path, "Flat")[1] != key
     empty, _ = build_index([], matcher, tmp_path, "Flat")

@@ -66,7 +66,8 @@ def test_corrupted_captions_are_found_and_put_right(folder):
     wrong, true = scores[0::2], scores[1::2]
     assert (true[:, None] > wrong[None]).mean() > 0.95  # area under the ROC curve
     threshold = load_settings("playground")["match"]["threshold"]
-    assert (wrong < threshold).mean() > 0.8 and (true >= threshold).mean() > 0.9
+    assert (wrong < threshold).mean() > 0.8
+    assert (true >= threshold).mean() > 0.9
 
     after = right_words([entry["description"] for entry in refined])
     assert before < 0.75 and after >= 0.9  # of a clean level of 1

@@ -29,14 +29,17 @@ def test_three_keys_are_written_and_undone(audio):
     ]
     assert write_texts(audio, texts, candidates, "new 🎹")
     written = content(audio)
-    assert written["description"] == "new 🎹" and written["description_original"] == "old"
+    assert written["description"] == "new 🎹"
+    assert written["description_original"] == "old"
     assert {key: written[key] for key in SIDECAR if key != "description"} == {
         key: value for key, value in SIDECAR.items() if key != "description"
     }
     assert [Candidate.from_dict(entry) for entry in written["captions"]] == candidates
     assert not write_texts(audio, read_texts(audio), candidates, "new 🎹")  # nothing changes the second time
     assert read_texts(audio).original == "old"
-    assert undo_texts(audio) and content(audio) == SIDECAR and list(content(audio)) == list(SIDECAR)
+    assert undo_texts(audio)
+    assert content(audio) == SIDECAR
+    assert list(content(audio)) == list(SIDECAR)
     assert not undo_texts(audio)
 
 
@@ -52,7 +55,8 @@ def test_a_description_that_does_not_pass_any_more_goes(tmp_path):
     audio = tmp_path / "b.wav"
     write_texts(audio, read_texts(audio), [Candidate("new", "caption")], "new")
     write_texts(audio, read_texts(audio), [Candidate("new", "caption", kept=False)], None)
-    assert content(audio)["description"] is None and content(audio)["captions"][0]["kept"] is False
+    assert content(audio)["description"] is None
+    assert content(audio)["captions"][0]["kept"] is False
     undo_texts(audio)
     assert not audio.with_suffix(".json").exists()
 

@@ -85,14 +85,16 @@ def test_three_stages_with_real_models(tmp_path, models):
     folder = folder_of(tmp_path)
     before = contents(folder)
     report = refine(folder, load_settings(None, models))
-    assert report.tracks == report.changed == 4 and report.status == 0
+    assert report.tracks == report.changed == 4
+    assert report.status == 0
     for name, entry in contents(folder).items():
         assert entry["description_original"] == before[name]["description"]
         assert {key: entry[key] for key in before[name] if key != "description"} == {
             key: value for key, value in before[name].items() if key != "description"
         }
         found = entry["captions"]
-        assert [one["stage"] for one in found][0] == "original" and found[-1]["stage"] == "rewrite"
+        assert [one["stage"] for one in found][0] == "original"
+        assert found[-1]["stage"] == "rewrite"
         assert {"caption", "retrieve"} <= {one["stage"] for one in found}
         assert all(-1 <= one["score"] <= 1 for one in found)
         captions = [one for one in found if one["stage"] == "caption"]
@@ -149,12 +151,13 @@ def test_tracks_without_an_answer_are_left_as_they_were_and_done_next_time(tmp_p
     with serve(lambda body, number: Reply(status=400) if number == 1 else Reply(f"caption {number}")) as server:
         settings = load_settings(None, [*endpoint(server, "caption", concurrency=1), "caption.candidates=1"])
         report = refine(folder, settings)
-        assert list(report.failed) == [str(folder / "track1.wav")] and list(report.unreadable) == [
-            str(folder / "track3.wav")
-        ]
-        assert report.status == 1 and report.changed == 2
+        assert list(report.failed) == [str(folder / "track1.wav")]
+        assert list(report.unreadable) == [str(folder / "track3.wav")]
+        assert report.status == 1
+        assert report.changed == 2
         assert contents(folder)["track1"] == before["track1"]
-        assert refine(folder, settings).changed == 1 and len(server.requests) == 4
+        assert refine(folder, settings).changed == 1
+        assert len(server.requests) == 4
 
 
 def test_the_budget_stops_the_run_and_what_is_done_stays(tmp_path):
@@ -163,9 +166,12 @@ def test_the_budget_stops_the_run_and_what_is_done_stays(tmp_path):
         options = endpoint(server, "caption", price="[10,100]", budget=0.005, concurrency=1)
         base = [*options, "caption.candidates=1", "batch_size=2"]
         report = refine(folder, load_settings(None, base))
-        assert "are spent" in report.stopped and report.changed == 3 and report.cost == pytest.approx(0.006)
+        assert "are spent" in report.stopped
+        assert report.changed == 3
+        assert report.cost == pytest.approx(0.006)
         report = refine(folder, load_settings(None, [*base, "caption.endpoint.budget=1"]))
-        assert report.stopped is None and len(server.requests) == 6
+        assert report.stopped is None
+        assert len(server.requests) == 6
         assert all("captions" in entry for entry in contents(folder).values())
 
 
@@ -175,7 +181,8 @@ def test_an_endpoint_that_is_down_stops_the_run(tmp_path):
         options = [*endpoint(server, "caption", retries=0), "caption.candidates=1", "batch_size=4"]
         report = refine(folder, load_settings(None, options))
         assert "8 tracks failed one after the other" in report.stopped
-        assert len(server.requests) == 8 and report.changed == 0
+        assert len(server.requests) == 8
+        assert report.changed == 0
         assert not any("captions" in entry for entry in contents(folder).values())
 
 
@@ -187,7 +194,8 @@ def test_shards_together_do_what_one_run_does(tmp_path, models):
     assert [report.tracks for report in reports] == [3, 2]
     assert contents(whole) == contents(parts)
     reports[0].merge(reports[1])
-    assert reports[0].tracks == 5 and reports[0].scores.counts["original"].sum() == 5
+    assert reports[0].tracks == 5
+    assert reports[0].scores.counts["original"].sum() == 5
 
 
 def test_the_work_on_a_shard_can_be_sent_to_another_process(tmp_path):
@@ -196,7 +204,8 @@ def test_the_work_on_a_shard_can_be_sent_to_another_process(tmp_path):
     args.manifest, args.overrides = folder, ["caption.model=sidecar"]
     work = pickle.loads(pickle.dumps(ShardJob(functools.partial(_work, args), (1, 2))))
     report = pickle.loads(pickle.dumps(work()))
-    assert report.tracks == 1 and "captions" in contents(folder)["track1"]
+    assert report.tracks == 1
+    assert "captions" in contents(folder)["track1"]
 
 
 def test_each_stage_alone(tmp_path, models):
@@ -214,7 +223,8 @@ def test_each_stage_alone(tmp_path, models):
     ]
     refine(folder, settings, stages=["rewrite"])
     third = contents(folder)["track0"]
-    assert third["captions"][-1]["stage"] == "rewrite" and third["description"].startswith("track number 0. ")
+    assert third["captions"][-1]["stage"] == "rewrite"
+    assert third["description"].startswith("track number 0. ")
     with pytest.raises(ValueError, match="choose among caption, match, rewrite"):
         refine(folder, settings, stages=["listen"])
 
@@ -277,7 +287,8 @@ def test_strange_texts_with_a_model_that_behaves(strange, models):
     report, requests = run_strange(strange, models, lambda body: Reply("Slow and soft chords of one instrument."))
     found = contents(strange)
     assert report.tracks == len(STRANGE) and report.status == 0, report.lines()
-    assert report.silent == [str(strange / "silent.wav")] and report.suspicious == [str(strange / "injection.wav")]
+    assert report.silent == [str(strange / "silent.wav")]
+    assert report.suspicious == [str(strange / "injection.wav")]
     assert found["silent"]["description"] == "a quiet forest"
     assert [one["stage"] for one in found["silent"]["captions"]] == ["original"]
     assert found["none"]["description"] == "Slow and soft chords of one instrument."
@@ -285,9 +296,11 @@ def test_strange_texts_with_a_model_that_behaves(strange, models):
         assert found[name]["description_original"] == STRANGE[name]
         assert found[name]["description"] == "Slow and soft chords of one instrument."
     asked = [body["messages"][1]["content"] for body in requests if not hears(body)]
-    assert len(asked) == 6 and not any("PWNED" in text or "Ignore" in text or "<|im" in text for text in asked)
+    assert len(asked) == 6
+    assert not any("PWNED" in text or "Ignore" in text or "<|im" in text for text in asked)
     assert max(map(len, asked)) < 2500
-    assert any("медленное фортепиано" in text for text in asked) and any("🎹🔥" in text for text in asked)
+    assert any("медленное фортепиано" in text for text in asked)
+    assert any("🎹🔥" in text for text in asked)
     undo(strange)
     assert {name: entry.get("description") for name, entry in contents(strange).items()} == STRANGE
 
@@ -307,7 +320,9 @@ def test_strange_texts_with_a_model_that_behaves(strange, models):
 )
 def test_strange_answers_are_not_kept(strange, models, answer, reason):
     report, _ = run_strange(strange, models, lambda body: Reply(answer(body)))
-    assert report.rewritten == 0 and set(report.rejected) == {reason} and report.rejected.total() == 6
+    assert report.rewritten == 0
+    assert set(report.rejected) == {reason}
+    assert report.rejected.total() == 6
     for name, entry in contents(strange).items():
         assert entry["description"] in (STRANGE[name], "soft chords, slow")
         assert not any(one["kept"] for one in entry["captions"] if one["stage"] == "rewrite")
@@ -342,10 +357,12 @@ def test_the_command_refines_reports_and_undoes(tmp_path, models, capsys):
     before = contents(folder)
     assert main(["captions", str(folder), *matching(models), "match.threshold=0.5"]) == 0
     out = capsys.readouterr().out
-    assert "4 tracks, 4 sidecars written" in out and "originals: median score" in out
+    assert "4 tracks, 4 sidecars written" in out
+    assert "originals: median score" in out
     report = json.loads((folder / "captions.json").read_text())
     kept = report["scores"]["original"]["kept"]
-    assert report["scores"]["original"]["count"] == 4 and kept["0.00"] >= kept["0.50"]
+    assert report["scores"]["original"]["count"] == 4
+    assert kept["0.00"] >= kept["0.50"]
     assert (folder / "captions.png").stat().st_size > 10000
     assert main(["captions", str(folder), "--undo"]) == 0
     assert contents(folder) == before
@@ -370,7 +387,8 @@ def test_mistakes_are_named(tmp_path, words, message, caplog):
 
 
 def test_tracks_are_spread():
-    assert spread(range(100), 4) == [12, 37, 62, 87] and spread(range(3), 5) == [0, 1, 2]
+    assert spread(range(100), 4) == [12, 37, 62, 87]
+    assert spread(range(3), 5) == [0, 1, 2]
 
 
 WITHOUT_NETWORK = """
@@ -410,4 +428,5 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
         assert sum("captions" in entry for entry in contents(folder).values()) == 3
         assert not list(folder.glob("**/.*.tmp"))
         refine(folder, load_settings(None, options))
-        assert all("captions" in entry for entry in contents(folder).values()) and len(server.requests) == 4 + 3
+        assert all("captions" in entry for entry in contents(folder).values())
+        assert len(server.requests) == 4 + 3

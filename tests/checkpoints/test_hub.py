@@ -28,7 +28,8 @@ def test_the_only_checkpoint_of_a_repository_is_found_in_any_folder(hub_server, 
     with caplog.at_level(logging.INFO):
         assert fetch("owner/model").read_bytes() == b"weights" * 100
     assert "owner/model/some/folder/published.ckpt: the authors' checkpoint, 0.00 GiB to download into" in caplog.text
-    assert "GiB free); its import" in caplog.text and "of memory (" in caplog.text
+    assert "GiB free); its import" in caplog.text
+    assert "of memory (" in caplog.text
     assert fetch("owner/model/README.md").read_bytes() == b"text"
     assert fetch("owner/model@main").name == "published.ckpt"
 
@@ -111,7 +112,8 @@ def test_too_little_room_for_download_and_import_is_said_before_the_download(hub
 
 def test_files_of_this_machine_come_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert hub.is_hub_name("owner/name") and hub.is_hub_name("owner/name/folder/file.ckpt@v1")
+    assert hub.is_hub_name("owner/name")
+    assert hub.is_hub_name("owner/name/folder/file.ckpt@v1")
     assert not hub.is_hub_name("file.ckpt")
     (tmp_path / "owner").mkdir()
     (tmp_path / "owner" / "name").touch()
@@ -119,5 +121,6 @@ def test_files_of_this_machine_come_first(tmp_path, monkeypatch):
 
 
 def test_a_mistyped_path_is_no_name_of_a_model():
-    assert hub.is_model_name("owner/name@v1") and hub.is_model_name("owner/name/folder/file.ckpt")
+    assert hub.is_model_name("owner/name@v1")
+    assert hub.is_model_name("owner/name/folder/file.ckpt")
     assert not hub.is_model_name("outputs/xps/0123abcd/checkpoint.th")

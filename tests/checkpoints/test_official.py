@@ -78,11 +78,13 @@ def test_weights_scale_and_thresholds_arrive(tmp_path, state, overrides, ema):
 def test_the_export_generates_and_equals_the_published_network(tmp_path, state, overrides):
     out = import_official(save(tmp_path, state), tmp_path / "export", num_heads=4, overrides=overrides)
     model = QAMDT.get_pretrained(str(out), "cpu")
-    assert (
-        model.params.null_level == 3 and model.params.sampler == "ddim" and model.params.guidance.guidance_scale == 3.5
-    )
+    assert model.params.null_level == 3
+    assert model.params.sampler == "ddim"
+    assert model.params.guidance.guidance_scale == 3.5
     audio = model.generate(["warm piano"], quality=5)
-    assert audio.shape == (1, 1, 40960) and audio.isfinite().all() and audio.std() > 0
+    assert audio.shape == (1, 1, 40960)
+    assert audio.isfinite().all()
+    assert audio.std() > 0
 
 
 @pytest.mark.slow
@@ -164,7 +166,8 @@ def test_a_pickle_payload_is_refused_not_run(tmp_path, overrides):
     torch.save({"state_dict": {}, "callbacks": Payload(flag)}, tmp_path / "evil.ckpt")
     with pytest.raises(ValueError, match="evil.ckpt: refused"):
         import_official(tmp_path / "evil.ckpt", tmp_path / "export", overrides=overrides)
-    assert not flag.exists() and not (tmp_path / "export").exists()
+    assert not flag.exists()
+    assert not (tmp_path / "export").exists()
 
 
 @pytest.fixture(scope="module")
@@ -185,12 +188,14 @@ def test_a_repository_with_the_published_files_loads_by_its_name(hub_server, lig
     hub_server.models["owner/published"] = {**layout, CHECKPOINT: lightning}
     with caplog.at_level(logging.INFO):
         trained = loading.load("owner/published")
-    assert trained.cfg.latents.codec == "mel_vae" and trained.cfg.generate.eta == 1
+    assert trained.cfg.latents.codec == "mel_vae"
+    assert trained.cfg.generate.eta == 1
     assert trained.cfg.generate.quality == 5
     key = "in_blocks.0.mlp.fc1.weight"
     assert torch.equal(trained.model[f"backbone.{key}"], state_of(SMALL)[f"{NETWORK}en_{key.replace('_', '')}"] * 0.5)
     lines = [record.message for record in caplog.records if record.name.startswith("audiocraft_qamdt")]
-    assert "owner/published/checkpoint_389999.ckpt: the authors' checkpoint" in lines[0] and "imported;" in lines[-1]
+    assert "owner/published/checkpoint_389999.ckpt: the authors' checkpoint" in lines[0]
+    assert "imported;" in lines[-1]
     assert not [path for path in hub_server.requests if "/checkpoints/" in path or ".py" in path]
 
 
@@ -202,7 +207,8 @@ def test_an_import_holds_of_the_checkpoint_what_generation_reads(hub_server, lig
     codec = codec_state()
     codec.pop("first_stage_model.loss.logvar")
     copied = load_file(trained.origin / "weights" / "codec.safetensors")
-    assert copied.keys() == codec.keys() and all(torch.equal(copied[key], codec[key]) for key in codec)
+    assert copied.keys() == codec.keys()
+    assert all(torch.equal(copied[key], codec[key]) for key in codec)
     assert trained.cfg.latents.mel_vae.vae == trained.cfg.latents.mel_vae.vocoder == str(trained.origin / files[-1])
 
 
@@ -211,11 +217,13 @@ def test_a_second_call_and_one_without_network_use_the_import(hub_server, lightn
     first = loading.load("owner/published")
     hub_server.requests.clear()
     again = loading.load("owner/published")
-    assert again.origin == first.origin and not [path for path in hub_server.requests if CHECKPOINT in path]
+    assert again.origin == first.origin
+    assert not [path for path in hub_server.requests if CHECKPOINT in path]
     Path(hub.folder_of("owner/published"), "snapshots", COMMIT, CHECKPOINT).resolve().unlink()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     offline = loading.load("owner/published")
-    assert offline.origin == first.origin and offline.model.keys() == first.model.keys()
+    assert offline.origin == first.origin
+    assert offline.model.keys() == first.model.keys()
     assert loading.load(f"owner/published/{CHECKPOINT}").origin == first.origin
     with pytest.raises(FileNotFoundError, match="owner/other"):
         loading.load("owner/other")
@@ -280,6 +288,8 @@ def test_an_import_that_is_killed_leaves_nothing_half_written_and_the_next_one_i
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        assert not out.exists() and len(list(imports.glob(".*.part"))) == 1
+        assert not out.exists()
+        assert len(list(imports.glob(".*.part"))) == 1
         qamdt(server.url, tmp_path / "home", *arguments).communicate(timeout=900)
-    assert store.is_export(out) and list(imports.iterdir()) == [out]
+    assert store.is_export(out)
+    assert list(imports.iterdir()) == [out]

@@ -12,7 +12,8 @@ def test_scores_are_cosines_of_each_pair_and_do_not_depend_on_the_batch(tiny_cla
     audio = torch.randn(2, 1, 16000, generator=torch.Generator().manual_seed(0))
     together = scorer(audio, 16000, ["slow piano", "drums"])
     alone = torch.cat([scorer(audio[:1], 16000, ["slow piano"]), scorer(audio[1:], 16000, ["drums"])])
-    assert together.shape == (2,) and together.abs().max() <= 1
+    assert together.shape == (2,)
+    assert together.abs().max() <= 1
     assert torch.allclose(together, alone, atol=1e-4)
     assert not torch.allclose(scorer(audio, 16000, ["drums", "drums"])[0], together[0], atol=1e-4)
 
@@ -22,7 +23,8 @@ def test_long_audio_is_cut_not_cropped_at_random(tiny_clap):
     scorer = ClapScorer(tiny_clap)
     audio = torch.randn(5 * 16000, generator=torch.Generator().manual_seed(0))
     embedded = scorer.embed_audio(audio, 16000)
-    assert embedded.shape == (3, scorer.dim) and torch.equal(embedded, scorer.embed_audio(audio, 16000))
+    assert embedded.shape == (3, scorer.dim)
+    assert torch.equal(embedded, scorer.embed_audio(audio, 16000))
     assert torch.allclose(embedded[0], scorer.embed_audio(audio[: 2 * 16000], 16000)[0], atol=1e-3)
     assert len(scorer.embed_audio(audio[:72000], 16000)) == 2
     assert scorer(audio[None, None], 16000, ["piano"]).shape == (1,)

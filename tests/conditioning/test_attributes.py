@@ -33,7 +33,8 @@ def test_unknown_quality_has_neither_level_nor_prefix():
 
 def test_null_branch_has_no_text_and_the_null_level():
     item = null_attributes(write_prefix(in_levels()), 3)
-    assert item.text["description"] is None and item.text["quality_prefix"] is None
+    assert item.text["description"] is None
+    assert item.text["quality_prefix"] is None
     assert all(item.text[name] == 3 for name in level_names())
 
 
@@ -50,7 +51,8 @@ def test_a_forgotten_quality_is_not_written_before_the_description():
 
 def test_one_granularity_can_be_forgotten_alone():
     (item,) = drop_conditions([in_levels()], {"quality_clip": 1.0}, torch.Generator())
-    assert item.text["quality_clip"] is None and item.text["quality_adaln"] is not None
+    assert item.text["quality_clip"] is None
+    assert item.text["quality_adaln"] is not None
 
 
 def test_conditions_are_dropped_per_item_and_independently():

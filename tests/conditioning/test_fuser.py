@@ -27,7 +27,8 @@ def test_fuser_names_the_arguments_of_the_network():
     fuse = fuser(prepend=["quality_clip"], input_interpolate=["quality_frame"])
     items = [in_levels(curve=(3.3, 4.3)) for _ in range(2)]
     conditions = fuse(provider(provider.tokenize(items)))
-    assert conditions["context"].shape == (2, 3, 12) and conditions["context_mask"].shape == (2, 3)
+    assert conditions["context"].shape == (2, 3, 12)
+    assert conditions["context_mask"].shape == (2, 3)
     assert conditions["quality"]["clip"].tolist() == [3, 3]
     assert conditions["quality"]["frame"].tolist() == [[1, 5], [1, 5]]
     assert fuse.quality_granularities() == ("clip", "frame")

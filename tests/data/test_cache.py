@@ -34,7 +34,8 @@ def test_a_record_gives_the_item_back(infos):
     again, info = from_record(to_record(infos[0], latents))
     assert torch.allclose(again.float(), latents, atol=1e-2)
     assert info.to_condition_attributes().text == infos[0].to_condition_attributes().text
-    assert info.meta == infos[0].meta and info.seek_time == infos[0].seek_time
+    assert info.meta == infos[0].meta
+    assert info.seek_time == infos[0].seek_time
 
 
 def test_batches_come_back_in_order(tmp_path, infos):

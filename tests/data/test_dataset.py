@@ -53,7 +53,8 @@ def test_shuffled_quality_is_that_of_another_track_and_always_the_same(tmp_path)
         dataset.start_epoch(epoch)
         infos = [dataset[index][1] for index in range(len(dataset))]
         drawn.append({info.description: info.pmos for info in infos})
-    assert drawn[0] == drawn[1] and sorted(drawn[0].values()) == pytest.approx([3.0, 3.2, 3.4, 3.6, 3.8])
+    assert drawn[0] == drawn[1]
+    assert sorted(drawn[0].values()) == pytest.approx([3.0, 3.2, 3.4, 3.6, 3.8])
     assert all(pmos != pytest.approx(3.0 + 0.2 * int(text.split()[-1])) for text, pmos in drawn[0].items())
 
 
@@ -69,7 +70,8 @@ def test_quality_redrawn_as_published_keeps_the_good_ones_and_repeats(tmp_path):
         given.append([(info.meta.path, info.pmos_track) for _, info in map(dataset.__getitem__, range(200))])
     assert given[0] == given[1]
     good = [pmos for path, pmos in given[0] if path.endswith("good.wav")]
-    assert good and set(good) == {4.5}
+    assert good
+    assert set(good) == {4.5}
     others = [pmos for path, pmos in given[0] if not path.endswith("good.wav")]
     expected = 0.0
     redraw = dataset._redraw
@@ -123,7 +125,8 @@ def test_each_tokens_level_follows_the_cut(tmp_path):
             assert min(around) <= token <= max(around)
         assert len({round(token) for token in tokens}) > 1
         mean = np.mean([frame for i, frame in enumerate(frames) if 0 <= i + 0.5 - info.seek_time < 2.56])
-        assert text["quality_clip"] == rule.level(mean) and text["quality_global"] == rule.level(3.0)
+        assert text["quality_clip"] == rule.level(mean)
+        assert text["quality_global"] == rule.level(3.0)
     assert len(starts) > 10
 
 
@@ -198,7 +201,8 @@ def test_a_spoilt_sidecar_is_named_with_its_key_and_costs_its_own_track_no_more_
     dataset.start_epoch(1)
     infos = [dataset[index][1] for index in range(16)]
     assert {info.meta.path for info in infos} == {str(tmp_path / f"track{index}.wav") for index in range(2)}
-    assert "track0.json" in caplog.text and message in caplog.text
+    assert "track0.json" in caplog.text
+    assert message in caplog.text
     assert all("track number 1" in info.description for info in infos if info.meta.path.endswith("1.wav"))
 
 
@@ -220,7 +224,8 @@ def test_a_corrupt_file_is_skipped_with_its_name(tmp_path, caplog):
     dataset.start_epoch(1)
     with caplog.at_level(logging.WARNING):
         tracks = {dataset[index][1].meta.path for index in range(40)}
-    assert len(tracks) == 5 and "track2.wav" in caplog.text
+    assert len(tracks) == 5
+    assert "track2.wav" in caplog.text
 
 
 def test_a_data_set_where_most_files_fail_stops(tmp_path):
@@ -240,7 +245,8 @@ def test_short_tracks_are_padded_and_reported(tmp_path, caplog):
     assert "3 of 3 tracks are shorter than dataset.segment_duration=2.00 s" in caplog.text
     dataset.start_epoch(1)
     wav, info = dataset[0]
-    assert wav.shape[-1] == info.total_frames == 32000 and info.n_frames < 32000
+    assert wav.shape[-1] == info.total_frames == 32000
+    assert info.n_frames < 32000
     assert wav[:, info.n_frames :].abs().max() == 0
 
 
@@ -321,7 +327,8 @@ def test_other_fields_are_merged_into_the_chosen_text(refined, caption, begins):
     dataset = build(refined, caption=caption, **options)
     dataset.start_epoch(1)
     info = dataset[0][1]
-    assert info.description.startswith(begins) and "genre: test" in info.description
+    assert info.description.startswith(begins)
+    assert "genre: test" in info.description
     assert info.joint_embed["description"].text == [info.description]
 
 
@@ -337,7 +344,8 @@ def test_a_share_of_the_best_tracks_and_as_many_random_ones(tmp_path, share, cou
         [meta.path for meta in build(folder, share=share, share_by=by).meta] for by in ("pmos", "random", "random")
     )
     assert best == [str(folder / f"track{index}.wav") for index in range(5 - count, 5)]
-    assert len(drawn) == count and drawn == again
+    assert len(drawn) == count
+    assert drawn == again
     assert len(build(folder).meta) == 5
 
 
@@ -349,7 +357,8 @@ def test_a_share_of_the_tracks_below_a_pmos_is_left_out_and_a_smaller_share_is_p
         for below, share in (("mean", 0.0), ("mean", 0.4), ("mean", 1.0), (3.7, 1.0))
     }
     everything = kept["mean", 0.0]
-    assert len(everything) == 10 and everything == [meta.path for meta in build(folder).meta]
+    assert len(everything) == 10
+    assert everything == [meta.path for meta in build(folder).meta]
     assert [len(paths) for paths in kept.values()] == [10, 8, 5, 6]
     assert set(kept["mean", 1.0]) < set(kept["mean", 0.4]) < set(everything)
     best = [meta.path for meta in build(folder, share=0.5, share_by="pmos").meta]

@@ -66,7 +66,8 @@ def named(path, read):
         return read()
     except (ValueError, OSError) as error:
         message = str(error)
-        assert str(path) in message and "Traceback" not in message
+        assert str(path) in message
+        assert "Traceback" not in message
         return None
 
 

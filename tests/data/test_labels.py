@@ -84,7 +84,8 @@ def check(audio: Tensor, infos: list[QualityMusicInfo]) -> list[int]:
     clips = [heard(item) for item in audio]
     for clip, info in zip(clips, infos, strict=True):
         text = replace(info, rule=rule).to_condition_attributes().text
-        assert text["description"] == f"clip {clip}" and Path(info.meta.path).stem == str(clip)
+        assert text["description"] == f"clip {clip}"
+        assert Path(info.meta.path).stem == str(clip)
         assert info.pmos == info.pmos_track == pytest.approx(pmos(clip))
         assert info.pmos_curve == pytest.approx([pmos(clip)] * len(info.pmos_curve))
         assert text["quality_clip"] == rule.level(pmos(clip))
@@ -124,7 +125,8 @@ def test_through_loader_shuffling_weights_and_workers(folder, num_workers):
     for epoch in (1, 2):
         start_epoch(batches, epoch)
         epochs.append([clip for audio, infos in batches for clip in check(audio, infos)])
-    assert len(epochs[0]) == 32 and epochs[0] != epochs[1]
+    assert len(epochs[0]) == 32
+    assert epochs[0] != epochs[1]
     assert len({*epochs[0], *epochs[1]}) > CLIPS / 2
 
 

@@ -151,7 +151,8 @@ def test_nothing_half_written_stays(tmp_path):
     with pytest.raises(OSError, match="disk full"), replacing(path) as part:
         part.write_text("ne")
         raise OSError("disk full")
-    assert [p.name for p in tmp_path.iterdir()] == ["file"] and path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "old"
 
 
 def test_nan_is_never_written(tmp_path):
@@ -164,7 +165,8 @@ def test_a_linked_sidecar_stays_a_link(tmp_path):
     (tmp_path / "real.json").write_text("{}")
     (tmp_path / "a.json").symlink_to(tmp_path / "real.json")
     write_sidecar_key(tmp_path / "a.wav", "title", "x")
-    assert (tmp_path / "a.json").is_symlink() and read_sidecar(tmp_path / "real.json") == {"title": "x"}
+    assert (tmp_path / "a.json").is_symlink()
+    assert read_sidecar(tmp_path / "real.json") == {"title": "x"}
 
 
 # Manifests
@@ -216,7 +218,8 @@ def test_manifest_is_what_audiocraft_itself_would_write(tmp_path):
     assert gzip.decompress(report.path.read_bytes()) == gzip.decompress((tmp_path / "theirs.jsonl.gz").read_bytes())
     assert all(Path(row["path"]).is_absolute() for row in read_manifest(tmp_path))
     assert (report.tracks, report.seconds) == (3, pytest.approx(6))
-    assert sorted(report.kinds.items()) == [("flac", 1), ("ogg", 1), ("wav", 1)] and "1 flac" in report.lines()[0]
+    assert sorted(report.kinds.items()) == [("flac", 1), ("ogg", 1), ("wav", 1)]
+    assert "1 flac" in report.lines()[0]
 
 
 def test_what_cannot_be_used_is_left_out_by_name(tmp_path):
@@ -238,7 +241,8 @@ def test_what_cannot_be_used_is_left_out_by_name(tmp_path):
     assert names(row["path"] for row in rows) == ["cut.wav", "good.flac"]
     assert max(row["duration"] for row in rows) <= 2.01
     assert names(report.unreadable) == ["empty.wav", "nan.wav", "noise.mp3"]
-    assert names(report.silent) == ["silent.wav"] and names(report.short) == ["short.wav"]
+    assert names(report.silent) == ["silent.wav"]
+    assert names(report.short) == ["short.wav"]
     assert report.same_stem == [str(good)]
     text = "\n".join(report.lines())
     assert all(name in text for name in ("empty.wav", "noise.mp3", "silent.wav", "short.wav", "good.wav", "not finite"))

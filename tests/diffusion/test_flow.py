@@ -74,7 +74,8 @@ def test_the_network_is_asked_from_noise_to_clean(sampler, generator):
         return torch.zeros_like(x)
 
     sample(network, torch.randn(1, 1, 4, 4, generator=generator), FlowSchedule(), sampler=sampler, steps=5)
-    assert seen[0] == pytest.approx(1000, abs=1) and seen == sorted(seen, reverse=True)
+    assert seen[0] == pytest.approx(1000, abs=1)
+    assert seen == sorted(seen, reverse=True)
     assert seen[-1] == pytest.approx(1000 / 5, rel=0.7)  # the last step is a step, and not one from next to nothing
 
 
@@ -83,7 +84,8 @@ def test_noising_is_a_straight_path_and_the_velocity_its_slope(generator):
     objective = DiffusionObjective(FlowSchedule())
     times = torch.tensor([0.0, 250.0, 1000.0])
     noisy = objective.add_noise(latents, noise, times)
-    assert torch.equal(noisy[0], latents[0]) and torch.equal(noisy[2], noise[2])
+    assert torch.equal(noisy[0], latents[0])
+    assert torch.equal(noisy[2], noise[2])
     assert torch.allclose(noisy[1], 0.75 * latents[1] + 0.25 * noise[1])
     later = objective.add_noise(latents, noise, times + 10)
     assert torch.allclose((later - noisy) * 100, objective.target(latents, noise, times), atol=2e-3)
@@ -113,7 +115,8 @@ def test_the_shift_moves_training_as_it_moves_sampling(timesteps):
 
 def test_longer_clips_are_shifted_by_the_root_of_their_length():
     schedule = FlowSchedule(shift=1.5, shift_positions=128)
-    assert schedule.shift_for(128) == 1.5 and schedule.shift_for(512) == 3.0
+    assert schedule.shift_for(128) == 1.5
+    assert schedule.shift_for(512) == 3.0
 
 
 def test_fixed_timesteps_do_not_depend_on_the_batch():
@@ -124,7 +127,8 @@ def test_fixed_timesteps_do_not_depend_on_the_batch():
 
 
 def test_guidance_up_to_1_acts_on_the_first_step():
-    assert Guidance(guidance_interval=(0.2, 1.0)).covers(1.0) and not Guidance(guidance_interval=(0.2, 0.9)).covers(1.0)
+    assert Guidance(guidance_interval=(0.2, 1.0)).covers(1.0)
+    assert not Guidance(guidance_interval=(0.2, 0.9)).covers(1.0)
 
 
 def test_one_word_switches_and_bad_words_are_named():

@@ -52,8 +52,10 @@ def test_scale_one_evaluates_once():
 def test_outside_the_interval_only_the_conditional_branch_is_evaluated():
     network = Network()
     denoise = guided(network, COND, NULL, Guidance(guidance_scale=3.0, guidance_interval=(0.2, 0.6)))
-    assert torch.allclose(denoise(X, torch.tensor([700])), torch.full_like(X, 7.0)) and network.evaluated == 1
-    assert torch.allclose(denoise(X, torch.tensor([400])), torch.full_like(X, 15.0)) and network.evaluated == 3
+    assert torch.allclose(denoise(X, torch.tensor([700])), torch.full_like(X, 7.0))
+    assert network.evaluated == 1
+    assert torch.allclose(denoise(X, torch.tensor([400])), torch.full_like(X, 15.0))
+    assert network.evaluated == 3
 
 
 def test_conditions_are_prepared_once_not_per_step():

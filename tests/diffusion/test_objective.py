@@ -71,13 +71,16 @@ def test_fixed_timesteps_do_not_depend_on_the_batch_and_cover_the_schedule():
     whole = objective.fixed_timesteps(64, 0)
     assert torch.equal(whole, torch.cat([objective.fixed_timesteps(16, offset) for offset in range(0, 64, 16)]))
     assert torch.histc(whole.float(), bins=8, min=0, max=1000).min() >= 6
-    assert 0 <= whole.min() and whole.max() < 1000
+    assert 0 <= whole.min()
+    assert whole.max() < 1000
 
 
 def test_drawn_timesteps_repeat_and_cover_the_schedule():
     objective = DiffusionObjective(NoiseSchedule())
     first, again = (objective.draw_timesteps(4000, torch.Generator().manual_seed(1)) for _ in range(2))
-    assert torch.equal(first, again) and first.min() < 5 and first.max() > 994
+    assert torch.equal(first, again)
+    assert first.min() < 5
+    assert first.max() > 994
 
 
 def test_unknown_prediction_names_the_key():
@@ -96,7 +99,9 @@ def test_raised_timesteps_are_distributed_as_if_drawn_until_allowed(schedule, dr
     drawn = objective.draw_timesteps(40000, generator)
     raised = objective.raise_timesteps(drawn, torch.full((40000,), 420.0), generator)
     allowed = drawn[drawn >= 420]
-    assert raised.dtype == drawn.dtype and raised.min() >= 420 and raised.max() <= 1000
+    assert raised.dtype == drawn.dtype
+    assert raised.min() >= 420
+    assert raised.max() <= 1000
     for share in (0.1, 0.25, 0.5, 0.75, 0.9):
         assert raised.double().quantile(share).item() == pytest.approx(allowed.double().quantile(share).item(), abs=8)
 
@@ -106,7 +111,8 @@ def test_items_that_were_allowed_keep_their_timestep_and_each_keeps_one():
     drawn = torch.tensor([10, 400, 900, 3])
     lowest = torch.tensor([0.0, 399.5, 600.0, 998.5])
     raised = objective.raise_timesteps(drawn, lowest, torch.Generator().manual_seed(0))
-    assert raised[:3].tolist() == [10, 400, 900] and raised[3] == 999
+    assert raised[:3].tolist() == [10, 400, 900]
+    assert raised[3] == 999
 
 
 def test_the_loss_of_a_batch_has_one_scale_whatever_share_of_it_is_restricted(generator):

@@ -60,7 +60,8 @@ def test_ddim_has_the_published_timesteps_and_last_step():
     scheduler = make_scheduler("ddim", NoiseSchedule(), steps=10)
     scheduler.set_timesteps(10)
     assert scheduler.timesteps.tolist() == [901, 801, 701, 601, 501, 401, 301, 201, 101, 1]
-    assert scheduler.final_alpha_cumprod == scheduler.alphas_cumprod[0] and not scheduler.config.clip_sample
+    assert scheduler.final_alpha_cumprod == scheduler.alphas_cumprod[0]
+    assert not scheduler.config.clip_sample
 
 
 def published_ddim(denoise, noise, schedule, steps, eta, step_noise):

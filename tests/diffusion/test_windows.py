@@ -15,7 +15,8 @@ from audiocraft_qamdt.diffusion.windows import plan_windows, window_weights, win
 @given(st.integers(1, 300), st.integers(1, 80), st.data())
 def test_windows_cover_the_clip_and_are_all_of_one_size(length, window, data):
     windows = plan_windows(length, window, data.draw(st.integers(1, window)))
-    assert windows[0][0] == 0 and windows[-1][1] == length
+    assert windows[0][0] == 0
+    assert windows[-1][1] == length
     assert all(stop - start == min(window, length) for start, stop in windows)
     assert all(after[0] <= before[1] and after[0] > before[0] for before, after in pairwise(windows))
 
@@ -45,7 +46,8 @@ def test_no_evaluation_is_longer_than_the_window():
         return x
 
     windowed(network, plan_windows(1000, 16, 8), whole)(torch.zeros(2, 1, 1000, 1), torch.zeros(2))
-    assert set(seen) == {(2, 1, 16, 1)} and len(seen) == 124
+    assert set(seen) == {(2, 1, 16, 1)}
+    assert len(seen) == 124
 
 
 def test_windows_that_disagree_are_crossed_over_gradually():
@@ -56,13 +58,17 @@ def test_windows_that_disagree_are_crossed_over_gradually():
         torch.zeros(1, 1, 64, 1), torch.zeros(1)
     )
     steps = said.flatten().diff()
-    assert steps.abs().max() <= 1 / 8 + 1e-5 and said.flatten()[-1] == len(windows) - 1
+    assert steps.abs().max() <= 1 / 8 + 1e-5
+    assert said.flatten()[-1] == len(windows) - 1
 
 
 def test_weights_ramp_at_inner_ends_only():
-    assert window_weights(0, 8, 20, 4)[0] == 1 and window_weights(12, 20, 20, 4)[-1] == 1
+    assert window_weights(0, 8, 20, 4)[0] == 1
+    assert window_weights(12, 20, 20, 4)[-1] == 1
     middle = window_weights(6, 14, 20, 4)
-    assert torch.equal(middle, middle.flip(0)) and middle.min() > 0 and middle[3] < 1 <= middle.max() + 0.2
+    assert torch.equal(middle, middle.flip(0))
+    assert middle.min() > 0
+    assert middle[3] < 1 <= middle.max() + 0.2
 
 
 def test_each_window_gets_its_own_conditions():

@@ -115,4 +115,5 @@ def test_another_site_s_page_is_refused():
 
 def test_a_full_queue_says_when_to_come_back():
     status, headers, _ = ask(POST, "POST", b"full")
-    assert status == 503 and int(headers[b"retry-after"]) > 0
+    assert status == 503
+    assert int(headers[b"retry-after"]) > 0

@@ -55,7 +55,8 @@ def test_a_score_that_is_no_number_never_wins():
 def test_a_single_candidate_is_kept_unscored_and_nothing_is_recorded():
     assert load_scorers(GenerationParams(rerank="pmos"), "cpu", no_clap) == {}
     made = Candidates([TONE], {})
-    assert torch.equal(made.best, TONE) and made.record(0) == {}
+    assert torch.equal(made.best, TONE)
+    assert made.record(0) == {}
 
 
 @pytest.mark.parametrize("candidates", [[TONE, HISS], [HISS, TONE]], ids=["first", "last"])
@@ -67,7 +68,8 @@ def test_predicted_quality_prefers_a_tone_to_hiss_whatever_their_order(candidate
 def test_its_score_is_the_mean_that_annotation_gives():
     predictor = load_predictor("acoustic")
     score = PmosScorer(predictor)(torch.cat([TONE, HISS]), 16000, ["", ""])
-    assert score[1] == score_clip(predictor, HISS[0], 16000).mean() and score.shape == (2,)
+    assert score[1] == score_clip(predictor, HISS[0], 16000).mean()
+    assert score.shape == (2,)
 
 
 def test_both_together_weigh_p_mos_from_0_to_1_beside_clap():

@@ -120,7 +120,8 @@ def test_a_codec_is_frozen(codec):
     assert not any(module.training for module in codec.modules())
     assert not any(parameter.requires_grad for parameter in codec.parameters())
     latents = codec.encode(noise(1, 1, 500).requires_grad_())
-    assert not latents.requires_grad and not codec.decode(latents.requires_grad_()).requires_grad
+    assert not latents.requires_grad
+    assert not codec.decode(latents.requires_grad_()).requires_grad
 
 
 def test_autocast_around_a_codec_changes_nothing(codec):
@@ -164,7 +165,8 @@ def test_statistics_are_saved_with_the_codec(codec):
     expected, state = codec.encode(audio), {key: value.clone() for key, value in codec.state_dict().items()}
     codec.statistics.set(5.0, 2.0, 1)
     codec.load_state_dict(state)
-    assert torch.equal(codec.encode(audio), expected) and codec.statistics.count == 20
+    assert torch.equal(codec.encode(audio), expected)
+    assert codec.statistics.count == 20
     assert {key for key in state if key.startswith("statistics.")} == {
         f"statistics.{name}" for name in ("mean", "std", "count")
     }
@@ -185,7 +187,8 @@ def test_a_silent_bin_is_not_blown_up():
     codec = Halves()
     codec.estimate_statistics([audio])
     loud, silent = codec.encode(audio).std(dim=(0, 2))[:, 0]
-    assert loud == pytest.approx(1, rel=1e-2) and silent < 1e-5
+    assert loud == pytest.approx(1, rel=1e-2)
+    assert silent < 1e-5
     assert codec.statistics.std[1, 0] == pytest.approx(STD_FLOOR * audio.std().item(), rel=1e-2)
 
 
@@ -203,7 +206,8 @@ def test_statistics_refuse_what_they_cannot_come_from(batches, message):
     codec = Halves()
     with pytest.raises(ValueError, match=message):
         codec.estimate_statistics(batches)
-    assert codec.statistics.count == 0 and torch.equal(codec.statistics.std, torch.ones(2, 1))
+    assert codec.statistics.count == 0
+    assert torch.equal(codec.statistics.std, torch.ones(2, 1))
 
 
 @pytest.mark.parametrize("mean, std", [(0.0, 0.0), (0.0, -1.0), (torch.nan, 1.0), (0.0, torch.inf)])

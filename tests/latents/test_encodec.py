@@ -215,6 +215,8 @@ def test_from_encodec_package_loads_plain_tensors_only(monkeypatch):
     codec = EncodecCodec.from_encodec_package("encodec_24khz", quantize=False)
     assert (codec.sample_rate, codec.frame_rate, codec.latent_channels) == (24000, 75, 128)
     assert next(codec.parameters()).eq(0.01).all()
-    assert asked["weights_only"] is True and asked["check_hash"] is True and asked["url"].endswith("d7cc33bc.th")
+    assert asked["weights_only"] is True
+    assert asked["check_hash"] is True
+    assert asked["url"].endswith("d7cc33bc.th")
     with pytest.raises(ValueError, match="encodec_48khz.*use 'encodec_24khz'"):
         EncodecCodec.from_encodec_package("encodec_48khz")

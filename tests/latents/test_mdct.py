@@ -98,7 +98,8 @@ def test_channels_are_the_adjacent_coefficients_of_a_bin():
     codec, spectrum = MDCTCodec(hop=8, channels=4, compand=1.0), torch.zeros(1, 1, 8)
     spectrum[..., 5] = 1.0
     latents = codec.encode(dct_iv(spectrum))
-    assert latents[0, 1, 0, 1] == pytest.approx(1, abs=1e-5) and latents.abs().sum() == pytest.approx(1, abs=1e-4)
+    assert latents[0, 1, 0, 1] == pytest.approx(1, abs=1e-5)
+    assert latents.abs().sum() == pytest.approx(1, abs=1e-4)
 
 
 def test_split_latents_are_magnitudes_then_signs():
@@ -106,7 +107,8 @@ def test_split_latents_are_magnitudes_then_signs():
     latents = split.encode(audio)
     assert latents.shape[1] == split.latent_channels == 2 * plain.latent_channels
     magnitudes, signs = latents.chunk(2, dim=1)
-    assert (signs.abs() > 0.01).all() and (magnitudes >= 0).all()
+    assert (signs.abs() > 0.01).all()
+    assert (magnitudes >= 0).all()
     assert torch.equal(magnitudes * signs.sign(), plain.encode(audio))
     louder = torch.cat([magnitudes, 0.1 * signs], dim=1)  # a sampler's signs are not exactly one
     assert torch.equal(split.decode(louder), split.decode(latents))
@@ -135,7 +137,9 @@ def test_companding_tames_the_tails_and_levels_the_bins():
 def test_companding_is_odd_monotonous_smooth_and_invertible():
     x = torch.cat([torch.zeros(1), torch.logspace(-9, 1, 200)])
     y = compress(x, 0.4)
-    assert torch.equal(compress(-x, 0.4), -y) and y[0] == 0 and (y.diff() > 0).all()
+    assert torch.equal(compress(-x, 0.4), -y)
+    assert y[0] == 0
+    assert (y.diff() > 0).all()
     assert torch.allclose(expand(y, 0.4), x, rtol=1e-5, atol=0)
     near_zero = y[1:20] / x[1:20]
     assert near_zero.max() / near_zero.min() < 1.001

@@ -61,10 +61,12 @@ def test_ratings_are_sent_to_the_server(tmp_path):
             page.wait_for_selector("#sent:has-text('have been sent')")
             assert page.problems == []
             assert all(address.startswith((url, "blob:", "data:")) for address in page.addresses)
-    assert sorted(seen) == ["check", "one", "one", "two", "two"] and seen[0] != "check" != seen[-1]
+    assert sorted(seen) == ["check", "one", "one", "two", "two"]
+    assert seen[0] != "check" != seen[-1]
     (result,) = read_results([tmp_path / "results"], key)
     means = {(one.system, one.question): one.estimate.mean for one in report_on([result], key).means}
-    assert means["ours-secret", "ovl"] == means["ours-secret", "rel"] == 5 and means["baseline-secret", "ovl"] == 2
+    assert means["ours-secret", "ovl"] == means["ours-secret", "rel"] == 5
+    assert means["baseline-secret", "ovl"] == 2
 
 
 def test_preferences_are_downloaded_from_a_page_that_was_opened_as_a_file(tmp_path):
@@ -106,4 +108,5 @@ def test_a_rater_has_an_order_of_their_own_and_finds_it_again(tmp_path):
         assert page.problems == []
     assert again == orders["anna"]
     assert len({tuple(order) for order in orders.values()}) == 4
-    assert all(len(set(order)) == 4 * 2 + 2 for order in orders.values()) and prompts == 4
+    assert all(len(set(order)) == 4 * 2 + 2 for order in orders.values())
+    assert prompts == 4

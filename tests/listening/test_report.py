@@ -50,16 +50,20 @@ def test_ratings_become_means_and_win_rates(rating, tmp_path, capsys):
     files = write(tmp_path / "results", answers(key, "anna", better(5, 3)), answers(key, "ben", better(4, 3)))
     found = report(files, path, tmp_path / "out.json")
     means = {(one["system"], one["question"]): one["estimate"] for one in found["means"]}
-    assert means["ours-secret", "ovl"]["mean"] == 4.5 and means["baseline-secret", "rel"]["mean"] == 3
-    assert means["ours-secret", "ovl"]["judgements"] == 8 and means["baseline-secret", "ovl"]["low"] == 3
+    assert means["ours-secret", "ovl"]["mean"] == 4.5
+    assert means["baseline-secret", "rel"]["mean"] == 3
+    assert means["ours-secret", "ovl"]["judgements"] == 8
+    assert means["baseline-secret", "ovl"]["low"] == 3
     assert [(one["question"], one["wins"], one["losses"]) for one in found["win_rates"]] == [
         ("ovl", 8, 0),
         ("rel", 8, 0),
     ]
-    assert found["agreement"][0]["question"] == "ovl" and found["agreement"][0]["difference"] == "ordinal"
+    assert found["agreement"][0]["question"] == "ovl"
+    assert found["agreement"][0]["difference"] == "ordinal"
     table = (tmp_path / "out.md").read_text()
     assert table == capsys.readouterr().out
-    assert "| ours-secret | 4.50 ± " in table and "| ours-secret | baseline-secret | OVL | 100.0% |" in table
+    assert "| ours-secret | 4.50 ± " in table
+    assert "| ours-secret | baseline-secret | OVL | 100.0% |" in table
 
 
 def test_choices_become_win_rates_with_ties_as_halves(preference, tmp_path):
@@ -69,7 +73,8 @@ def test_choices_become_win_rates_with_ties_as_halves(preference, tmp_path):
     found = report(write(tmp_path / "results", *same), path, tmp_path / "out.json")
     won = found["win_rates"][0]
     assert (won["system"], won["wins"], won["ties"], won["losses"]) == ("ours-secret", 6, 3, 3)
-    assert won["estimate"]["mean"] == 0.625 and won["estimate"]["low"] < 0.5 < won["estimate"]["high"]
+    assert won["estimate"]["mean"] == 0.625
+    assert won["estimate"]["low"] < 0.5 < won["estimate"]["high"]
     assert found["agreement"] == [{"question": "choice", "difference": "nominal", "alpha": 1.0}]
     assert found["means"] == []
 
@@ -89,7 +94,8 @@ def test_nobody_counts(rating, tmp_path, caplog):
     key, path = rating
     files = write(tmp_path / "results", answers(key, "anna", better(5, 3), checks_right=False))
     assert main(["listening-test", "report", *files, "--key", str(path)]) == 2
-    assert "anna: 3 of 3 attention checks failed" in caplog.text and "--allow-failed" in caplog.text
+    assert "anna: 3 of 3 attention checks failed" in caplog.text
+    assert "--allow-failed" in caplog.text
 
 
 def test_of_two_results_of_a_rater_the_first_counts(rating, tmp_path):
@@ -97,7 +103,8 @@ def test_of_two_results_of_a_rater_the_first_counts(rating, tmp_path):
     second = answers(key, "anna", better(1, 5)) | {"finished": "2026-01-02T10:00:00.000Z"}
     files = write(tmp_path / "results", second, answers(key, "anna", better(5, 3)))
     found = report([str(tmp_path / "results")], path, tmp_path / "out.json")
-    assert found["raters"] == ["anna"] and found["means"][0]["estimate"]["mean"] == 5
+    assert found["raters"] == ["anna"]
+    assert found["means"][0]["estimate"]["mean"] == 5
     assert found["left_out"][0]["file"] == files[0]
 
 
@@ -107,7 +114,8 @@ def test_a_rater_who_failed_gets_no_second_try(rating, tmp_path):
     failed = answers(key, "anna", better(5, 1), checks_right=False)
     files = write(tmp_path / "results", second, failed, answers(key, "ben", better(3, 3)))
     found = report(files, path, tmp_path / "out.json")
-    assert found["raters"] == ["ben"] and [one["file"] for one in found["left_out"]] == [files[1], files[0]]
+    assert found["raters"] == ["ben"]
+    assert [one["file"] for one in found["left_out"]] == [files[1], files[0]]
 
 
 def test_results_of_another_page_are_refused(rating, preference, tmp_path, caplog):
@@ -167,7 +175,8 @@ def test_what_the_page_cannot_have_given_is_refused(rating, tmp_path, caplog, ho
 def test_a_key_that_is_none_is_named(tmp_path, caplog, content, message):
     (tmp_path / "key.json").write_text(content)
     assert main(["listening-test", "report", str(tmp_path), "--key", str(tmp_path / "key.json")]) == 2
-    assert "key.json: " in caplog.text and message in caplog.text
+    assert "key.json: " in caplog.text
+    assert message in caplog.text
 
 
 def test_an_empty_folder_of_results_and_a_foreign_output_are_named(rating, tmp_path, caplog):
@@ -179,4 +188,5 @@ def test_an_empty_folder_of_results_and_a_foreign_output_are_named(rating, tmp_p
     assert "was not written by this command" in caplog.text
     (tmp_path / "s.md").write_text("my notes")
     assert main([*command, "--out", str(tmp_path / "s.json")]) == 2
-    assert "s.md is there without" in caplog.text and (tmp_path / "s.md").read_text() == "my notes"
+    assert "s.md is there without" in caplog.text
+    assert (tmp_path / "s.md").read_text() == "my notes"

@@ -53,7 +53,8 @@ def ask(server, path, method="GET", body=None, **headers):
 
 def test_it_serves_the_page_and_its_clips(served, page):
     status, headers, content = ask(served, "/?rater=anna")
-    assert status == 200 and content == (page / "public" / "index.html").read_bytes()
+    assert status == 200
+    assert content == (page / "public" / "index.html").read_bytes()
     assert headers["Content-Type"] == "text/html; charset=utf-8"
     clip = next((page / "public" / "clips").iterdir())
     status, headers, content = ask(served, f"/clips/{clip.name}")
@@ -126,7 +127,8 @@ def test_a_folder_of_results_that_was_removed_is_made_again_and_said_once(served
     statuses = [
         ask(served, "/results", "POST", json.dumps(answers(served.key, rater, lambda *_: 3)))[0] for rater in "ab"
     ]
-    assert statuses == [201, 201] and len(list(served.results.glob("*.json"))) == 2
+    assert statuses == [201, 201]
+    assert len(list(served.results.glob("*.json"))) == 2
     assert caplog.text.count("has gone; it is made again") == 1
 
 

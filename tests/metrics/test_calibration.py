@@ -58,20 +58,25 @@ class Deaf(MeanMetric):
 
 def response(music, metric, **options):
     found = calibrate(music, None, lambda: [metric()], kinds=["noise"], strengths=[0.4, 0.1, 1.0], **options)
-    assert found.strengths == [0.1, 0.4, 1.0] and found.clips == FILES / 2
+    assert found.strengths == [0.1, 0.4, 1.0]
+    assert found.clips == FILES / 2
     return found.responses[0]
 
 
 def test_what_hears_the_fault_tells_and_is_correlated(music):
     found = response(music, Shrill)
-    assert found.paired is not None and found.paired <= 0.4
-    assert found.rank_correlation == pytest.approx(1) and found.better == 0
+    assert found.paired is not None
+    assert found.paired <= 0.4
+    assert found.rank_correlation == pytest.approx(1)
+    assert found.better == 0
 
 
 def test_what_takes_the_fault_for_good_never_tells_and_its_steps_are_counted(music):
     found = response(music, Treble)
-    assert found.paired is None and found.unpaired is None
-    assert found.better >= 2 and found.rank_correlation == pytest.approx(-1)
+    assert found.paired is None
+    assert found.unpaired is None
+    assert found.better >= 2
+    assert found.rank_correlation == pytest.approx(-1)
 
 
 def test_what_hears_nothing_never_tells(music):
@@ -85,7 +90,8 @@ def test_values_and_probabilities_are_those_of_the_paired_test(music):
     excerpts = [file[0] for file in cut_excerpts(music, 2.0)[::2]]
     clean, noisy = ([Treble().measure(one.clip(*how))["pmos"] for one in excerpts] for how in ((), ("noise", 0.4)))
     found = response(music, Treble, seconds=2.0)
-    assert found.values[0] == pytest.approx(np.mean(clean)) and found.values[2] == pytest.approx(np.mean(noisy))
+    assert found.values[0] == pytest.approx(np.mean(clean))
+    assert found.values[2] == pytest.approx(np.mean(noisy))
     assert found.p[1] == pytest.approx(stats.ttest_rel(noisy, clean).pvalue, abs=0.01)
 
 
@@ -117,7 +123,8 @@ def test_excerpts_are_spread_over_files_and_inside_them(music):
 
 def test_a_file_shorter_than_an_excerpt_is_taken_whole(music):
     excerpt = cut_excerpts(music, 60.0)[0][0]
-    assert excerpt.start == 0 and len(excerpt.clip().audio) == 3 * 16000
+    assert excerpt.start == 0
+    assert len(excerpt.clip().audio) == 3 * 16000
 
 
 def test_a_stronger_step_has_the_same_noise(music):
@@ -144,7 +151,8 @@ def report(tmp_path_factory, music):
 
 def test_the_report_has_every_number_and_kind(report):
     found = {(one["measured"], one["kind"]): one for one in json.loads(report.read_text())["responses"]}
-    assert len(found) == 2 * 7 and found[PMOS, "noise"]["paired"] is not None
+    assert len(found) == 2 * 7
+    assert found[PMOS, "noise"]["paired"] is not None
     assert found[PMOS, "noise"]["rank_correlation"] == pytest.approx(1)
     assert np.isfinite(found["frechet_playground-1", "noise"]["values"]).all()
     assert found["silent", "noise"]["paired"] is None
@@ -153,13 +161,15 @@ def test_the_report_has_every_number_and_kind(report):
 def test_what_is_zero_by_definition_has_no_step(report):
     """KL compares each clip with itself: any fault at all is a difference."""
     found = [one for one in json.loads(report.read_text())["responses"] if one["measured"].startswith("kl")]
-    assert len(found) == 6 and not any(one["tested"] for one in found)
+    assert len(found) == 6
+    assert not any(one["tested"] for one in found)
     assert all(abs(one["values"][0]) < 1e-4 < one["values"][-1] and one["paired"] is None for one in found)
 
 
 def test_table_and_plot_lie_beside_the_report(report):
     head, rule, *rows = report.with_suffix(".md").read_text().splitlines()
-    assert PMOS in head and {line.count("|") for line in (head, rule, *rows)} == {9}
+    assert PMOS in head
+    assert {line.count("|") for line in (head, rule, *rows)} == {9}
     assert [row.split(" | ")[0].strip("| ") for row in rows] == ["noise", "clipping", *SUMS]
     assert report.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
@@ -171,7 +181,9 @@ def test_a_reference_folder_is_compared_with_and_all_files_are_degraded(tmp_path
     more = ("--reference", str(music), "--cache", str(tmp_path / "cache"), "--kinds", "noise", "--strengths", "0.5")
     code, out = run(tmp_path, music, "--metrics", "kad:playground", *more)
     found = json.loads(out.read_text())
-    assert code == 0 and found["clips"] == FILES and found["reference"] == str(music)
+    assert code == 0
+    assert found["clips"] == FILES
+    assert found["reference"] == str(music)
 
 
 MISTAKES = {
@@ -189,4 +201,5 @@ MISTAKES = {
 @pytest.mark.parametrize("options, message", MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_are_named(tmp_path, music, caplog, options, message):
     assert main(["evaluate", "--generated", str(music), "--out", str(tmp_path / "o.json"), *options]) == 2
-    assert re.search(message, caplog.text) and not list(tmp_path.iterdir())
+    assert re.search(message, caplog.text)
+    assert not list(tmp_path.iterdir())

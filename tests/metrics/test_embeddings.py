@@ -64,11 +64,13 @@ def panns(request, tmp_path):
 def test_the_published_cnn14_has_the_layout_of_its_file():
     with torch.device("meta"):
         state = Cnn14().state_dict()
-    assert len(state) == 84 and sum(value.numel() for key, value in state.items() if "num_batches" not in key) > 8e7
+    assert len(state) == 84
+    assert sum(value.numel() for key, value in state.items() if "num_batches" not in key) > 8e7
     assert state["spectrogram_extractor.stft.conv_imag.weight"].shape == (257, 1, 512)
     assert state["logmel_extractor.melW"].shape == (257, 64)
     assert state["conv_block6.conv2.weight"].shape == (2048, 2048, 3, 3)
-    assert state["fc1.weight"].shape == (2048, 2048) and state["fc_audioset.weight"].shape == (527, 2048)
+    assert state["fc1.weight"].shape == (2048, 2048)
+    assert state["fc_audioset.weight"].shape == (527, 2048)
     assert {"bn0.running_var", "conv_block1.bn2.running_mean"} < state.keys()
 
 
@@ -118,7 +120,8 @@ def test_cnn14_hears_long_clips_in_windows_and_repeats_short_ones(panns, audio):
     rate, file, _ = panns
     network = PannsNetwork(file, length=1.0)
     long, whole = network(audio, rate), PannsNetwork(file, length=None)
-    assert len(long.embeddings) == len(audio) // rate and len(whole(audio, rate).embeddings) == 1
+    assert len(long.embeddings) == len(audio) // rate
+    assert len(whole(audio, rate).embeddings) == 1
     assert torch.allclose(long.embeddings[:1], whole(audio[:rate], rate).embeddings, atol=1e-4)
     assert long.probabilities.sum().item() == pytest.approx(1)
     short = audio[: rate // 10]

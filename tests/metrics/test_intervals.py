@@ -81,7 +81,8 @@ def test_kernel_distance_to_oneself_is_about_nothing_of_any_size():
     found = [measure(KernelDistance(Rows()), clips(count, 5), clips(200, 6))[0]["kad"] for count in (15, 150)]
     assert all(abs(number.value) < 3 * number.ci95 for number in found)
     shifted, _ = measure(KernelDistance(Rows()), clips(60, 5, shift=1.0), clips(200, 6))
-    assert shifted["kad"].value > 5 and shifted["kad"].value > 2 * shifted["kad"].ci95
+    assert shifted["kad"].value > 5
+    assert shifted["kad"].value > 2 * shifted["kad"].ci95
 
 
 def test_density_and_coverage_are_the_published_formulas():
@@ -117,7 +118,8 @@ def test_a_sample_of_more_than_it_keeps_is_the_same_in_any_order_and_over_any_ra
     merged.merge([sample(found[::2]).settle(), sample(found[1::2]).settle()])
     for other in (reverse, merged):
         assert all(map(torch.equal, whole.settle(), other.settle()))
-    assert len(whole.embeddings) == 50 and len(whole.seeds.unique()) > 25
+    assert len(whole.embeddings) == 50
+    assert len(whole.seeds.unique()) > 25
 
 
 def test_spilled_arrays_come_back_by_name():
@@ -126,9 +128,9 @@ def test_spilled_arrays_come_back_by_name():
     spill.append("a", torch.ones(2), torch.zeros(1, 3))
     spill.append("b", torch.ones(1), torch.ones(2, 3))
     found = dict(spill)
-    assert (
-        found.keys() == {"a", "b"} and torch.equal(found["b"][1], torch.ones(2, 3)) and dict(spill).keys() == {"a", "b"}
-    )
+    assert found.keys() == {"a", "b"}
+    assert torch.equal(found["b"][1], torch.ones(2, 3))
+    assert dict(spill).keys() == {"a", "b"}
 
 
 def test_the_interval_of_a_mean_is_students():
@@ -181,7 +183,8 @@ def chances(build, quantity, shift, seeds, names="clip{}", alike=False):
 )
 def test_folders_that_do_not_differ_seldom_do(build, quantity):
     found = chances(build, quantity, 0.0, range(200, 260), names="other{}")
-    assert (found < 0.05).mean() <= 0.15 and (found < 0.5).mean() == pytest.approx(0.5, abs=0.2)
+    assert (found < 0.05).mean() <= 0.15
+    assert (found < 0.5).mean() == pytest.approx(0.5, abs=0.2)
 
 
 def test_a_difference_is_found_and_pairs_find_a_smaller_one():

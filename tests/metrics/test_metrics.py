@@ -85,7 +85,8 @@ def test_pmos_does_not_hear_the_level():
     found = [
         values(PredictedMOS(predictor), Batch([Clip("a", music * gain, 16000)]))["pmos"] for gain in (1.0, 0.5, 0.1)
     ]
-    assert found == pytest.approx(found[:1] * 3, abs=1e-3) and found[0] > 4
+    assert found == pytest.approx(found[:1] * 3, abs=1e-3)
+    assert found[0] > 4
     noisy = music + 0.1 * torch.randn(music.shape, generator=torch.Generator().manual_seed(0))
     assert values(PredictedMOS(predictor), Batch([Clip("a", noisy, 16000)]))["pmos"] < found[0] - 1
 
@@ -160,7 +161,8 @@ def test_every_number_of_the_playground_ignores_order_and_batches():
         return {number.key: number.value for number in evaluation.numbers(reference="clean")}
 
     base = measure(list(range(10)), 10)
-    assert len(base) == 8 and all(map(math.isfinite, base.values()))
+    assert len(base) == 8
+    assert all(map(math.isfinite, base.values()))
     assert measure([3, 8, 0, 9, 1, 7, 2, 6, 4, 5], 3) == pytest.approx(base, rel=1e-6, abs=1e-6)
 
 

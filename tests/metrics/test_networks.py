@@ -98,7 +98,8 @@ def test_small_passt_gives_audiocrafts_probabilities(small_passt):
     network = PasstNetwork(10, small_passt)
     assert (network.name, network.dim, network.classes) == ("passt-10s-small", 64, 527)
     outputs = network(audio(3.0, 32000), 32000)
-    assert outputs.embeddings.shape == (1, 64) and outputs.probabilities.sum().item() == pytest.approx(1)
+    assert outputs.embeddings.shape == (1, 64)
+    assert outputs.probabilities.sum().item() == pytest.approx(1)
     with safe_passt(10, small_passt):
         theirs = PasstKLDivergenceMetric(10)
     expected = theirs._get_label_distribution(
@@ -128,7 +129,8 @@ def test_audiocrafts_kld_flag_and_ours_are_one_number(tmp_path, monkeypatch):
     evaluation = Evaluation(metrics)
     evaluation.update(batch)
     found = {number.metric: number for number in evaluation.numbers(reference="set")}
-    assert found["audiocraft_kld"].value == pytest.approx(found["kl"].value, rel=1e-4) and found["kl"].value > 0
+    assert found["audiocraft_kld"].value == pytest.approx(found["kl"].value, rel=1e-4)
+    assert found["kl"].value > 0
     assert found["audiocraft_kld_qp"].value == pytest.approx(found["kl_reverse"].value, rel=1e-4)
     assert (found["audiocraft_kld"].key, found["kl"].key) == ("audiocraft_kld_passt-20/set_n2", "kl_passt-20s/set_n2")
 
@@ -141,7 +143,8 @@ def test_clap_of_transformers(tiny_clap):
     metric = TextAgreement(network, network.embedder)
     metric.update(Batch([Clip("a", audio(2.0), 16000, "slow piano"), Clip("b", audio(2.0, seed=1), 16000, None)]))
     expected = network.embedder(audio(2.0)[None, None], 16000, ["slow piano"]).item()
-    assert metric.compute()["clap"] == pytest.approx(expected, abs=1e-6) and list(metric.scores["clap"]) == ["a"]
+    assert metric.compute()["clap"] == pytest.approx(expected, abs=1e-6)
+    assert list(metric.scores["clap"]) == ["a"]
 
 
 LAION = """
@@ -249,7 +252,8 @@ def test_encodec_embeds_each_latent_frame():
     clip = audio(1.0, network.codec.sample_rate)
     found = network(clip, network.codec.sample_rate).embeddings
     latents = network.codec.encode(clip[None, None])  # [1, D, T, 1]
-    assert found.shape == (latents.shape[2], network.dim) and torch.equal(found, latents[0, :, :, 0].T)
+    assert found.shape == (latents.shape[2], network.dim)
+    assert torch.equal(found, latents[0, :, :, 0].T)
     assert network(audio(1.0), 16000).embeddings.shape == found.shape
 
 
@@ -257,7 +261,8 @@ def test_playground_network_is_loaded_once_and_named_with_its_version():
     networks = Networks({})
     assert networks.get("playground") is networks.get("playground")
     outputs = networks.get("playground")(audio(2.56), 16000)
-    assert outputs.embeddings.shape == (4, 64) and outputs.probabilities.sum().item() == pytest.approx(1)
+    assert outputs.embeddings.shape == (4, 64)
+    assert outputs.probabilities.sum().item() == pytest.approx(1)
     assert PlaygroundNetwork().name == "playground-1"
 
 

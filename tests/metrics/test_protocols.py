@@ -280,4 +280,5 @@ def test_an_unknown_protocol_is_named(folders, tmp_path, caplog):
     with pytest.raises(ValueError, match="--protocol fad: there is none, choose from ours, audiocraft, fadtk, "):
         protocol_of("fad")
     argv = ["evaluate", "--generated", str(folders[0]), "--protocol", "fad", "--out", str(tmp_path / "o.json")]
-    assert main(argv) == 2 and "--protocol fad: there is none" in caplog.text
+    assert main(argv) == 2
+    assert "--protocol fad: there is none" in caplog.text

@@ -99,7 +99,9 @@ def test_padding_is_never_attended_and_gets_no_gradient(words, kind, generator):
     actual = attention(x, Text(other, mask))
     assert torch.equal(actual, expected)
     actual.square().sum().backward()
-    assert other.grad is not None and not other.grad[:, -2:].any() and other.grad[:, :-2].any()
+    assert other.grad is not None
+    assert not other.grad[:, -2:].any()
+    assert other.grad[:, :-2].any()
 
 
 @pytest.mark.parametrize("words, kind", PATHS)
@@ -113,7 +115,8 @@ def test_a_text_that_is_all_padding_adds_exactly_zero_with_finite_gradients(word
     assert out[0].any()
     out.square().sum().backward()
     for leaf in (x, *attention.parameters()):
-        assert leaf.grad is not None and leaf.grad.isfinite().all()
+        assert leaf.grad is not None
+        assert leaf.grad.isfinite().all()
     assert x.grad is not None
     assert not x.grad[1].any()
 

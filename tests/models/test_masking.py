@@ -10,7 +10,8 @@ GRIDS = [(64, 16), (64, 1), (16, 4), (9, 5), (8, 8), (3, 40), (250, 1), (2, 2)]
 
 def check(mask: TokenMask, batch: int, tokens: int) -> None:
     """Both views of a mask tell the same, and every item hides the same number of tokens."""
-    assert mask.hidden.shape == (batch, tokens) and mask.hidden.dtype == torch.bool
+    assert mask.hidden.shape == (batch, tokens)
+    assert mask.hidden.dtype == torch.bool
     assert (mask.visible.diff(dim=1) > 0).all()
     rebuilt = torch.ones_like(mask.hidden).scatter(1, mask.visible, False)
     assert torch.equal(rebuilt, mask.hidden)
@@ -59,7 +60,8 @@ def test_time_frequency_hides_both_frames_and_bins_alike(generator):
     mask = time_frequency_mask(torch.rand(1, 64, generator=generator), torch.rand(1, 16, generator=generator), 0.4)
     hidden = mask.hidden.view(64, 16)
     frames, bins = hidden.all(1).float().mean(), hidden.all(0).float().mean()
-    assert 0.15 < frames < 0.3 and 0.15 < bins < 0.3
+    assert 0.15 < frames < 0.3
+    assert 0.15 < bins < 0.3
 
 
 def test_time_frequency_hides_the_lines_with_the_largest_noise():
@@ -99,7 +101,8 @@ def test_a_range_draws_one_share_per_batch_from_all_of_it(generator):
         mask = draw_mask("random", 2, (100, 10), (0.3, 0.5), generator)
         assert mask is not None
         shares.append(1 - mask.visible.shape[1] / 1000)
-    assert 0.3 <= min(shares) < 0.31 and 0.49 < max(shares) <= 0.501
+    assert 0.3 <= min(shares) < 0.31
+    assert 0.49 < max(shares) <= 0.501
     assert abs(sum(shares) / len(shares) - 0.4) < 0.015
 
 

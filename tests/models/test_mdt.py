@@ -120,7 +120,8 @@ def test_initialisation_is_the_published_one_but_for_levels_in_order():
     assert abs(model.get_parameter("modulation.1.weight").std().item() - 0.02) < 0.001
     rows = model.get_parameter("quality_embed.clip.weight")  # unknown, and levels in order on a line around it
     steps = rows[1:].diff(dim=0)
-    assert torch.allclose(rows[0], rows[1:].mean(0), atol=1e-5) and torch.allclose(steps, steps[:1], atol=1e-5)
+    assert torch.allclose(rows[0], rows[1:].mean(0), atol=1e-5)
+    assert torch.allclose(steps, steps[:1], atol=1e-5)
     assert abs((rows[-1] - rows[0]).std().item() - 1) < 0.15
 
 

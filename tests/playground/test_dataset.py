@@ -42,8 +42,11 @@ def test_audiocraft_reads_the_data_set(folder):
             info_fields_required=True,
         )
         wav, info = dataset[0]
-        assert wav.shape == (1, 16000) and wav.abs().max() > 0.01
-        assert info.description and info.has_music_meta and info.bpm > 60
+        assert wav.shape == (1, 16000)
+        assert wav.abs().max() > 0.01
+        assert info.description
+        assert info.has_music_meta
+        assert info.bpm > 60
 
 
 def test_splits_share_no_track(folder):
@@ -61,8 +64,10 @@ def test_a_sidecar_tells_the_truth(folder):
         truth = sidecar["playground"]
         assert truth["severity"] == pytest.approx(np.mean(truth["severity_curve"]), abs=1e-3)
         assert len(truth["severity_curve"]) * truth["hop"] == 1.5
-        assert set(truth["kinds"]) <= set(CALIBRATION_KINDS) and bool(truth["kinds"]) == (truth["severity"] > 0)
-        assert "quality" not in sidecar["description"] and "quality" not in sidecar
+        assert set(truth["kinds"]) <= set(CALIBRATION_KINDS)
+        assert bool(truth["kinds"]) == (truth["severity"] > 0)
+        assert "quality" not in sidecar["description"]
+        assert "quality" not in sidecar
 
 
 def test_the_same_recipe_gives_the_same_bytes(folder, tmp_path):
@@ -110,7 +115,8 @@ def test_most_tracks_are_degraded_often_in_several_ways_and_some_change_along_th
 def test_the_share_of_degraded_tracks_is_a_choice():
     assert not any(draw_faults(0, index, degraded=0.0).kinds for index in range(50))
     half, most = ([bool(draw_faults(0, index, degraded=share).kinds) for index in range(200)] for share in (0.5, 0.9))
-    assert 70 < sum(half) < 130 and all(later for earlier, later in zip(half, most, strict=True) if earlier)
+    assert 70 < sum(half) < 130
+    assert all(later for earlier, later in zip(half, most, strict=True) if earlier)
 
 
 def test_the_share_of_changing_tracks_is_a_choice_that_leaves_the_rest_alone():
@@ -137,6 +143,8 @@ def test_clean_tracks_are_what_was_played_at_the_level_of_all(tmp_path):
     played, (audio, sidecar) = render(compose(3, 1), 1.5, 16000), make_track(3, 1, 1.5, 16000, degraded=0.0)
     gain = np.dot(audio, played) / np.dot(played, played)
     assert np.abs(audio - gain * played).max() <= 0.51
-    assert sidecar["playground"]["severity"] == 0 and sidecar["playground"]["kinds"] == []
+    assert sidecar["playground"]["severity"] == 0
+    assert sidecar["playground"]["kinds"] == []
     levels = [np.sqrt(np.mean((make_track(3, index, 1.5, 16000)[0] / 32768) ** 2)) for index in range(20)]
-    assert max(levels) < 1.01 * LEVEL and np.median(levels) > 0.99 * LEVEL
+    assert max(levels) < 1.01 * LEVEL
+    assert np.median(levels) > 0.99 * LEVEL

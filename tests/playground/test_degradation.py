@@ -37,7 +37,8 @@ def test_the_smallest_severity_is_hardly_there(kind, music):
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_severity_is_less_like_the_music(kind, music):
     alike = [likeness(degrade(music, RATE, kind, severity, rng()), music) for severity in (0.1, 0.3, 0.5, 0.7, 0.9)]
-    assert alike == sorted(alike, reverse=True) and len(set(alike)) == 5
+    assert alike == sorted(alike, reverse=True)
+    assert len(set(alike)) == 5
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -54,8 +55,10 @@ def test_severity_acts_where_it_is(kind, music):
 @pytest.mark.parametrize("severity", [0.3, 1.0])
 def test_degraded_audio_is_audio_and_repeats_with_the_generator(kind, severity, music):
     degraded = degrade(music, RATE, kind, severity, rng(1))
-    assert degraded.dtype == np.float32 and degraded.shape == music.shape
-    assert np.isfinite(degraded).all() and np.abs(degraded).max() <= 1
+    assert degraded.dtype == np.float32
+    assert degraded.shape == music.shape
+    assert np.isfinite(degraded).all()
+    assert np.abs(degraded).max() <= 1
     assert np.array_equal(degraded, degrade(music, RATE, kind, severity, rng(1)))
 
 

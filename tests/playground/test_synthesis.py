@@ -78,7 +78,8 @@ def test_captions_say_what_is_heard():
 @pytest.mark.parametrize("index", range(12))
 def test_a_piece_is_audible_throughout_and_not_clipped(index):
     audio = render(compose(5, index), 4.0, RATE)
-    assert audio.dtype == np.float32 and audio.shape == (4 * RATE,)
+    assert audio.dtype == np.float32
+    assert audio.shape == (4 * RATE,)
     assert np.abs(audio).max() == pytest.approx(0.7, abs=1e-6)
     levels = np.sqrt(np.mean(audio.reshape(-1, RATE // 2) ** 2, axis=1))
     assert levels.min() > 0.005

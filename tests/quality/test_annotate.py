@@ -133,7 +133,8 @@ def test_another_predictors_scores_are_replaced_only_on_request(folder):
         annotate(folder, other)
     assert other.scored == 0
     report = annotate(folder, other, overwrite=True)
-    assert report.scored == 7 and report.statistics.mean == 2.0
+    assert report.scored == 7
+    assert report.statistics.mean == 2.0
     assert annotate(folder, other, overwrite=True).skipped == 7
 
 
@@ -160,7 +161,8 @@ def test_nothing_readable_gives_no_statistics(folder):
     for i in range(7):
         (folder / f"{i}.wav").write_bytes(b"")
     report = annotate(folder, Loudness())
-    assert report.statistics is None and len(report.unreadable) == 7
+    assert report.statistics is None
+    assert len(report.unreadable) == 7
     assert not (folder / "quality.json").exists()
 
 
@@ -193,7 +195,8 @@ def test_weights_grow_with_quality_and_touch_nothing_else(folder):
 @given(st.lists(st.floats(1, 5), min_size=1), st.floats(0, 10))
 def test_sampling_weights_are_shares_of_the_best(scores, steepness):
     weights = sampling_weights(scores, steepness=steepness)
-    assert max(weights) == 1 and min(weights) > 0
+    assert max(weights) == 1
+    assert min(weights) > 0
     assert [weights[i] for i in np.argsort(scores)] == sorted(weights)
 
 

@@ -91,7 +91,9 @@ def test_even_levels_are_equal_steps():
     assert np.allclose(rule.boundaries, 1.08 + 3.84 * np.array([0.2, 0.4, 0.6, 0.8]))
     assert rule.word_boundaries == (rule.boundaries[0], rule.boundaries[3])
     skewed = level_rule("even", QualityStatistics.from_scores(scores, "test", "1"))
-    assert skewed.level(4.85) == 5 and skewed.level(1.2) == 1 and skewed.level(3.0) < 4
+    assert skewed.level(4.85) == 5
+    assert skewed.level(1.2) == 1
+    assert skewed.level(3.0) < 4
 
 
 def test_quantile_levels_are_equal_shares():

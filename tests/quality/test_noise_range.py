@@ -35,7 +35,8 @@ def areas(told_below: float) -> list[float]:
 
 def test_a_level_teaches_from_the_first_noise_level_at_which_it_is_not_told():
     lowest = lowest_ratios({"1": areas(5.0), "4": areas(0.5)})
-    assert [ratio >= 5 for ratio in lowest[:1]] == [True] and lowest[0] == min(r for r in RATIOS if r >= 5)
+    assert [ratio >= 5 for ratio in lowest[:1]] == [True]
+    assert lowest[0] == min(r for r in RATIOS if r >= 5)
     assert lowest[1] == lowest[2] == lowest[3] == min(r for r in RATIOS if r >= 0.5), "as the next better one"
     assert lowest[4] == 0
 
@@ -63,7 +64,8 @@ def test_falling_values_are_the_closest_that_never_rise():
 def test_roc_of_scores_that_are_apart_and_of_scores_that_are_alike():
     assert roc_curve(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == (1.0, [1.0] * 11)
     area, shares = roc_curve(np.arange(1000.0), np.arange(1000.0))
-    assert area == pytest.approx(0.5) and shares == pytest.approx(np.linspace(0, 1, 11), abs=0.01)
+    assert area == pytest.approx(0.5)
+    assert shares == pytest.approx(np.linspace(0, 1, 11), abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,8 @@ def test_the_classifier_finds_where_noise_hides_the_difference():
     names = {"codec": "mdct", "rule": "even", "segment": 1.0}
     training = Training(steps=150, batch_size=50, width=32)
     found = measure_noise_range(made_clips(200, 1), made_clips(100, 2), training=training, **names)
-    assert found.auc["1"][0] > 0.95 and found.auc["1"][-1] < 0.7
+    assert found.auc["1"][0] > 0.95
+    assert found.auc["1"][-1] < 0.7
     assert found.lowest[0] > found.lowest[3] > 0 == found.lowest[4]
     again = measure_noise_range(made_clips(200, 1), made_clips(100, 2), training=training, **names)
     assert again == found
@@ -127,7 +130,8 @@ def test_as_many_clips_are_taken_of_each_track(folder):
     args = argparse.Namespace(folder=folder, tracks=30, clips=4)
     dataset = command._dataset(args, command._recipe(["solver=qamdt/playground_mdct"]))
     counts = Counter(dataset[index][1].meta.path for index in range(len(dataset)))
-    assert len(counts) == 30 and set(counts.values()) == {4}
+    assert len(counts) == 30
+    assert set(counts.values()) == {4}
 
 
 def test_too_few_clips_are_counted_and_refused():
@@ -154,7 +158,9 @@ def test_the_command_writes_what_annotating_again_keeps_and_other_scores_do_not(
     assert "Lowest timestep of levels 1 to 5" in capsys.readouterr().out
     content = json.loads((folder / "quality.json").read_text())
     measured = NoiseRange.from_dict(content.pop("noise_range"), "quality.json")
-    assert content == before and measured.codec == "mdct" and measured.rule == "even"
+    assert content == before
+    assert measured.codec == "mdct"
+    assert measured.rule == "even"
     predictor = Constant("3")
     annotate(folder, predictor, overwrite=True)
     assert "noise_range" not in json.loads((folder / "quality.json").read_text())

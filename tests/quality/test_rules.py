@@ -37,7 +37,8 @@ def test_the_first_rule_that_fits_says_quality_and_caption(folder):
     pixa, msd = (json.loads((folder / f"{name}.json").read_text()) for name in ("pixa_1", "msd_1"))
     assert (pixa["description"], msd["description"]) == ("made", "human")
     assert read_quality(folder / "pixa_1.wav").pmos_between(0, 1) == 5
-    assert read_quality(folder / "msd_1.wav").pmos == 3 and (folder / "fma_1.json").read_text() == before
+    assert read_quality(folder / "msd_1.wav").pmos == 3
+    assert (folder / "fma_1.json").read_text() == before
 
 
 def test_the_command_takes_them_and_the_published_weights(folder, capsys):
@@ -51,7 +52,8 @@ def test_the_command_takes_them_and_the_published_weights(folder, capsys):
     assert "rule pixa_*: 1 tracks" in capsys.readouterr().out
     assert QualityStatistics.load(folder).mean == pytest.approx((5 + 3 + 3) / 3)
     again = annotate(folder, "constant/3")
-    assert again.skipped == 3 and read_quality(folder / "pixa_1.wav").pmos == 5
+    assert again.skipped == 3
+    assert read_quality(folder / "pixa_1.wav").pmos == 5
     assert main(["annotate", "--predictor", "constant/3", "--weights", str(folder)]) == 0, "as it was typed before"
     assert main(["annotate", str(folder), "--weights", "steep"]) == 2
 

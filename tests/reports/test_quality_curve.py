@@ -32,7 +32,8 @@ def test_the_band_narrows_with_the_clips_and_covers_the_truth():
     few, many = points(0.5, 0.5, clips=8), points(0.5, 0.5, clips=512)
     for curve in (few, many):
         low, high = map(np.array, curve.band())
-        assert (low < curve.means).all() and (curve.means < high).all()
+        assert (low < curve.means).all()
+        assert (curve.means < high).all()
     widths = [np.subtract(*reversed(curve.band())).mean() for curve in (few, many)]
     assert widths[1] < widths[0] / 4
     truth = 3 + 0.5 * (np.array(LEVELS) - 3)
@@ -44,7 +45,8 @@ def test_figures_are_written_with_who_judged_and_who_labelled(tmp_path):
     curves = {"level": points(0.5, 0.2), "rise": Points([0.5, 1.0, 1.5], np.random.default_rng(2).random((6, 3)), {})}
     lines = write_curves(curves, load_predictor("constant"), "acoustic", tmp_path / "new")
     written = json.loads((tmp_path / "new" / "quality_curve.json").read_text())
-    assert written["judge"].startswith("constant") and written["labels"] == "acoustic"
+    assert written["judge"].startswith("constant")
+    assert written["labels"] == "acoustic"
     assert written["level"]["rank_correlation"] == curves["level"].rank_correlation
     assert (tmp_path / "new" / "quality_curve.md").read_text() == "\n".join(lines) + "\n"
     assert (tmp_path / "new" / "quality_curve.png").stat().st_size > 5000
@@ -60,7 +62,8 @@ def test_the_best_of_n_is_the_mean_over_groups_of_n_candidates():
 def test_what_chooses_rises_with_the_candidates_and_another_predictor_judges(model):
     model.set_generation_params(candidates=4, rerank="pmos:acoustic", steps=2, duration=1.0)
     curve = by_candidates(model, ["piano", "drums"], load_predictor("playground"), clips=3, batch_size=2)
-    assert curve.at == [1.0, 2.0, 4.0] and curve.scores.shape == (3, 3)
+    assert curve.at == [1.0, 2.0, 4.0]
+    assert curve.scores.shape == (3, 3)
     chosen = curve.measured["pmos:acoustic"]
     assert chosen[0] < chosen[1] < chosen[2]
     judged = model.candidates_with(["piano", "drums"], model.params)
@@ -69,4 +72,5 @@ def test_what_chooses_rises_with_the_candidates_and_another_predictor_judges(mod
 
 def test_the_judge_must_not_be_what_chose(tmp_path, caplog):
     asked = ["quality-curve", "m", "--data", str(tmp_path), "--out", str(tmp_path / "x"), "--rerank", "pmos:playground"]
-    assert main(asked) == 2 and "--judge playground chooses among the candidates" in caplog.text
+    assert main(asked) == 2
+    assert "--judge playground chooses among the candidates" in caplog.text

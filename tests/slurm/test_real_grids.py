@@ -101,7 +101,8 @@ def test_four_runs_of_a_grid_of_ours_as_a_job_array(slurm, tmp_path):
     started = grids.dora(*chosen)
     assert len(started) == 4
     array, *others = {grids.job(signature).split("_")[0] for signature in started}
-    assert not others and sorted(grids.job(one) for one in started) == [f"{array}_{index}" for index in range(4)]
+    assert not others
+    assert sorted(grids.job(one) for one in started) == [f"{array}_{index}" for index in range(4)]
     wait_for(lambda: ended(array))
     assert states(array) == ["COMPLETED"] * 4
     assert grids.dora(*chosen) == dict.fromkeys(started, "COM")
@@ -109,7 +110,8 @@ def test_four_runs_of_a_grid_of_ours_as_a_job_array(slurm, tmp_path):
     local = Grids(tmp_path / "local", ROOT, **recipe)
     local("audiocraft_qamdt.cli", "grid", "qamdt.mask_ratio", "--patterns", *chosen[2:], "ratio=0.15")
     (same,) = (path.name for path in (local.outputs / "xps").iterdir() if (path / "history.json").exists())
-    assert history(local.xp(same)) == history(grids.xp(same)) and "evaluate" in history(local.xp(same))[-1]
+    assert history(local.xp(same)) == history(grids.xp(same))
+    assert "evaluate" in history(local.xp(same))[-1]
     assert "4 arms, 4 of 4 runs counted" in grids(
         "audiocraft_qamdt.cli", "report", "--grid", "qamdt.mask_ratio", "--out", str(tmp_path / "report")
     )
@@ -156,10 +158,12 @@ def test_cancelled_preempted_and_failing_runs(slurm, tmp_path, users_grid):
     assert grids.dora("--no_git_save", "mine") == {preempted: "COM", cancelled: "CAN", failing: "FAI"}
     assert "the model diverged; lower optim.lr" in grids.log(failing)
     log = grids.log(preempted)
-    assert log.count("SubmitItTarget starting") == 2 and "this job is preempted" in log
+    assert log.count("SubmitItTarget starting") == 2
+    assert "this job is preempted" in log
     local = Grids(tmp_path / "local", users_grid, RUNS=json.dumps(runs[:1]))
     local("audiocraft_qamdt.cli", "grid", "mine")
-    assert len(history(local.xp(preempted))) == 40 and history(local.xp(preempted)) == history(grids.xp(preempted))
+    assert len(history(local.xp(preempted))) == 40
+    assert history(local.xp(preempted)) == history(grids.xp(preempted))
 
     told = grids("audiocraft_qamdt.cli", "report", "--grid", "mine", "--out", str(tmp_path / "report"))
     assert re.search(rf"{failing} .*: 0 of 3 epochs done, job \S+ FAILED, log \S*/{grids.job(failing)}_0_log.out", told)
@@ -184,7 +188,9 @@ def test_grid_is_cancelled_and_retried_from_a_clone_of_the_commit(slurm, tmp_pat
     grids.dora("--retry", *chosen)
     assert grids.job(run) != first
     wait_for(lambda: ended(grids.job(run)))
-    assert grids.dora(*chosen) == {run: "COM"} and grids.epochs(run) == 150
+    assert grids.dora(*chosen) == {run: "COM"}
+    assert grids.epochs(run) == 150
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=clone, capture_output=True, text=True, check=True)
     code = grids.outputs / "codes" / commit.stdout.strip()
-    assert (grids.xp(run) / "code").resolve() == code and f"CWD is {code}" in grids.log(run)
+    assert (grids.xp(run) / "code").resolve() == code
+    assert f"CWD is {code}" in grids.log(run)

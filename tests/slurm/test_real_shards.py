@@ -55,7 +55,8 @@ def test_annotate_on_three_shards(tmp_path, capsys):
     argv = ["annotate", str(folder), "--slurm", "3", "--slurm-cpus", "1", "--slurm-logs", str(logs)]
     assert cli.main(argv) == 1  # for the track that cannot be read
     told = capsys.readouterr().out
-    assert "5 tracks scored, 0 before, 1 unreadable" in told and "track4.wav" in told.splitlines()[-1]
+    assert "5 tracks scored, 0 before, 1 unreadable" in told
+    assert "track4.wav" in told.splitlines()[-1]
     assert QualityStatistics.load(folder).count == 5
     assert len(list(logs.glob("annotate-*/*_log.out"))) == 3
     soundfile.write(folder / "track4.wav", soundfile.read(folder / "track3.wav")[0], 16000)
@@ -69,7 +70,8 @@ def test_shards_that_fail_are_reported_with_their_logs(tmp_path):
     assert (done.results, done.status) == (["shard 0"], 1)
     raised, killed = done.lines
     assert raised.startswith("shard 1/3 failed (ValueError: no such thing): see ")
-    assert killed.startswith("shard 2/3 failed (") and "FAILED" in killed
+    assert killed.startswith("shard 2/3 failed (")
+    assert "FAILED" in killed
     assert "ValueError: no such thing" in Path(raised.split("see ")[1]).read_text()
     assert Path(killed.split("see ")[1]).exists()
 
@@ -97,9 +99,11 @@ def test_jobs_that_are_not_waited_for_go_on(how, tmp_path):
     assert not (tmp_path / "1").exists()
     told = "\n".join(done.lines)
     job = told.split("submitted as job ")[1].split(",")[0]
-    assert f"squeue -j {job}" in told and f"scancel {job}" in told
+    assert f"squeue -j {job}" in told
+    assert f"scancel {job}" in told
     deadline = time.monotonic() + 60
     while subprocess.run(["squeue", "-h", "-j", job], capture_output=True, text=True).stdout:
         assert time.monotonic() < deadline
         time.sleep(0.5)
-    assert (tmp_path / "0").exists() and (tmp_path / "1").exists()
+    assert (tmp_path / "0").exists()
+    assert (tmp_path / "1").exists()

@@ -48,9 +48,12 @@ def test_tables_say_mean_deviation_best_and_difference(granularity, tmp_path):
     assert "| conditioner=qamdt/all | 1 | 12 ± – | **12 ± –** |" in text
     assert "| conditioner=qamdt/clip | −29.2 %, apart | −29.2 %, apart |" in text
     assert "| conditioner=qamdt/all | +0.0 % | +0.0 % |" in text
-    assert "- late (conditioner=qamdt/&lt;late&gt;): 0 of 2 epochs done" in text and "unequal numbers of seeds" in text
-    assert "<td><b>8.5 ± 0.5</b></td>" in page and "−29.2 %, apart" in page
-    assert "qamdt/<late>" not in page and "qamdt/&lt;late&gt;" in page
+    assert "- late (conditioner=qamdt/&lt;late&gt;): 0 of 2 epochs done" in text
+    assert "unequal numbers of seeds" in text
+    assert "<td><b>8.5 ± 0.5</b></td>" in page
+    assert "−29.2 %, apart" in page
+    assert "qamdt/<late>" not in page
+    assert "qamdt/&lt;late&gt;" in page
     table = {(row["arm"], row["metric"]): row for row in rows(written.table)}
     clip = table["conditioner=qamdt/clip", FRECHET]
     assert (float(clip["mean"]), float(clip["sd"]), clip["seeds"], clip["best"]) == (8.5, 0.5, "3", "1")
@@ -62,7 +65,8 @@ def test_tables_say_mean_deviation_best_and_difference(granularity, tmp_path):
         == ""
     )
     runs = rows(written.runs)
-    assert [row["signature"] for row in runs if row["counted"] == "0"] == ["late"] and len(runs) == 8
+    assert [row["signature"] for row in runs if row["counted"] == "0"] == ["late"]
+    assert len(runs) == 8
     assert {row["signature"]: row[FRECHET] for row in runs}["clip1"] == "8.5"
 
 
@@ -130,10 +134,12 @@ def test_grid_of_real_runs(tmp_path, capsys):
         expected = torch.tensor([losses[ratio, seed] for seed in (1, 2)], dtype=torch.float64)
         row = table[f"masking.ratio={ratio}"]
         assert float(row["mean"]) == pytest.approx(expected.mean().item())
-        assert float(row["sd"]) == pytest.approx(expected.std().item()) and expected.std() > 0
+        assert float(row["sd"]) == pytest.approx(expected.std().item())
+        assert expected.std() > 0
     page = (tmp_path / "r" / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
-    assert sources and all(source.startswith("data:image/png") for source in sources)
+    assert sources
+    assert all(source.startswith("data:image/png") for source in sources)
     assert (tmp_path / "r" / "metric_loss.png").read_bytes().startswith(b"\x89PNG")
     if shutil.which("chromium") is None:
         pytest.skip("the page was not opened: chromium is not installed")

@@ -102,12 +102,15 @@ def killed_and_resumed(folder, tmp_path_factory):
 def test_killed_grid_ends_with_the_numbers_and_folders_of_plain_dora_runs(killed_and_resumed, tmp_path):
     outputs, _, printed = killed_and_resumed
     folders = sorted(path.resolve() for path in outputs.glob("grids/qamdt.levels/*"))
-    assert len(folders) == 4 and all(path.parent == outputs / "xps" for path in folders)
-    assert "\x1b" not in printed and printed.count("COM") == 4
+    assert len(folders) == 4
+    assert all(path.parent == outputs / "xps" for path in folders)
+    assert "\x1b" not in printed
+    assert printed.count("COM") == 4
     for path in folders:
         argv = json.loads((path / ".argv.json").read_text())
         assert dora(tmp_path, *argv).returncode == 0, log_of(tmp_path)[-3000:]
-        assert history(tmp_path / "xps" / path.name) == history(path) and len(history(path)) == 3
+        assert history(tmp_path / "xps" / path.name) == history(path)
+        assert len(history(path)) == 3
 
 
 @pytest.mark.slow
@@ -115,12 +118,17 @@ def test_what_is_finished_is_not_run_again_and_a_failure_is_reported(killed_and_
     outputs, variables, _ = killed_and_resumed
     done = grid(variables, "qamdt.levels")
     printed = finish(done)
-    assert done.returncode == 0 and "0 of 4 experiments to run" in printed and "started" not in printed
+    assert done.returncode == 0
+    assert "0 of 4 experiments to run" in printed
+    assert "started" not in printed
     # An overlap as large as the patch composes, and cannot be built; the recipe's own is finished already.
     failing = grid({**variables, "QAMDT_OVERLAPS": "0,9"}, "qamdt.patch_overlap", "--retries", "1")
     printed = finish(failing)
-    assert failing.returncode == 1 and "1 of 2 experiments to run" in printed
-    assert printed.count("FAILED") == 2 and "overlap" in printed.split("FAILED")[1] and "FAI" in printed
+    assert failing.returncode == 1
+    assert "1 of 2 experiments to run" in printed
+    assert printed.count("FAILED") == 2
+    assert "overlap" in printed.split("FAILED")[1]
+    assert "FAI" in printed
 
 
 @pytest.mark.slow
@@ -131,7 +139,9 @@ def test_the_table_shows_what_a_real_history_holds(killed_and_resumed):
     path = next(outputs.glob("grids/qamdt.levels/*"))
     sheep = LocalSheep(main.get_xp_from_sig(path.name), main)
     shown = explorer.process_sheep(sheep, sheep.history)
-    assert shown["train"]["epoch"] == 3 and shown["train"]["minutes"] > 0 and shown["train"]["ping"]
+    assert shown["train"]["epoch"] == 3
+    assert shown["train"]["minutes"] > 0
+    assert shown["train"]["ping"]
     assert shown["valid"]["loss"] == history(path)[-1]["valid"]["loss"]
     assert set(shown["evaluate"]) == {"frechet", "kl", "inception", "pmos", "silent"}
     frechet = [value for key, value in history(path)[-1]["evaluate"].items() if key.startswith("frechet_playground")]
@@ -145,7 +155,8 @@ def test_interrupted_it_stops_everything_and_says_how_to_go_on(folder, tmp_path)
     (pid,) = pids(tmp_path)
     process.send_signal(signal.SIGINT)
     printed = finish(process)
-    assert process.returncode == 130 and "the same command resumes" in printed
+    assert process.returncode == 130
+    assert "the same command resumes" in printed
     assert not lives(pid)
 
 
@@ -172,9 +183,13 @@ def test_on_a_terminal_the_table_is_redrawn_and_each_device_has_one_process(fold
     os.close(ours)
     screens = b"".join(shown).decode(errors="replace").split("\x1b[H\x1b[2J")
     assert runner.wait(60) == 0, screens[-1]
-    assert len(devices) == 3 and set(devices.values()) == {"3", "5"}
-    assert "on device 3" in screens[-1] and "on device 5" in screens[-1]
-    assert len(screens) > 4 and screens[-1].count("COM") == 3 and screens[-1].count("finished") == 3
+    assert len(devices) == 3
+    assert set(devices.values()) == {"3", "5"}
+    assert "on device 3" in screens[-1]
+    assert "on device 5" in screens[-1]
+    assert len(screens) > 4
+    assert screens[-1].count("COM") == 3
+    assert screens[-1].count("finished") == 3
     assert max(screen.count("RUN") for screen in screens) == 2, "one process on each device"
 
 
@@ -202,11 +217,13 @@ def test_a_lock_is_taken_as_long_as_the_process_lives(tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         json.dump({"pid": 1, "host": "elsewhere", "place": ""}, lock)
         process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock.fileno(),))
-    assert sheep.owner() == {"pid": 1, "host": "elsewhere", "place": ""} and sheep.state() == "RUNNING"
+    assert sheep.owner() == {"pid": 1, "host": "elsewhere", "place": ""}
+    assert sheep.state() == "RUNNING"
     assert not sheep.start("", 1), "what another one runs is not started"
     process.kill()
     process.communicate()
-    assert sheep.owner() is None and sheep.state() == "PENDING"
+    assert sheep.owner() is None
+    assert sheep.state() == "PENDING"
 
 
 def test_the_grids_folder_holds_its_runs_and_no_others(tmp_path, monkeypatch):
@@ -231,4 +248,5 @@ def test_killed_between_checkpoint_and_history_it_is_finished_by_calling_again(f
     assert not sheep.finished
     with solver_in(tmp_path, *argv) as solver:
         solver.run()
-    assert sheep.finished and history(solver.folder) == before
+    assert sheep.finished
+    assert history(solver.folder) == before

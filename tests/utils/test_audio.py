@@ -69,8 +69,10 @@ def write(path: Path) -> Path:
 def test_what_either_library_can_decode_is_found_and_read(tmp_path, name):
     path = write(tmp_path / name)
     audio, rate = read_audio(path)
-    assert find_audio(tmp_path).files == [path] and rate == RATE
-    assert audio.dtype == torch.float32 and audio.shape[-1] / rate == pytest.approx(3, abs=0.15)
+    assert find_audio(tmp_path).files == [path]
+    assert rate == RATE
+    assert audio.dtype == torch.float32
+    assert audio.shape[-1] / rate == pytest.approx(3, abs=0.15)
     assert audio.square().mean().sqrt() == pytest.approx(0.354, abs=0.03)
     assert audio_info(path).duration == pytest.approx(3, abs=0.15)
 
@@ -85,7 +87,8 @@ def test_a_part_is_that_part_of_the_whole(tmp_path, name):
     if name in LIBSNDFILE and path.suffix != ".mp3":  # other decoders count the encoder's delay or do not
         assert (part - whole[:, RATE : RATE + RATE // 2]).abs().max() < 0.02
     padded, _ = read_audio(path, 2.9, 0.5, pad=True)
-    assert padded.shape[-1] == RATE // 2 and padded[:, -RATE // 4 :].abs().max() < 0.1
+    assert padded.shape[-1] == RATE // 2
+    assert padded[:, -RATE // 4 :].abs().max() < 0.1
 
 
 def test_audiocraft_reads_the_same(tmp_path):

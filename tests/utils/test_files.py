@@ -64,7 +64,8 @@ def test_a_new_an_empty_and_an_own_folder_are_taken(tmp_path, kind):
         out.mkdir()
     elif kind == "own":
         (claim(out, COMMAND) / "result").write_text("earlier")
-    assert claim(out, COMMAND) == out and out.is_dir()
+    assert claim(out, COMMAND) == out
+    assert out.is_dir()
 
 
 @pytest.mark.parametrize("kind", ["music", "hidden", "another command's", "file"])
@@ -124,7 +125,8 @@ def test_a_lock_says_who_holds_it_and_ends_with_its_process(tmp_path):
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
     with pytest.raises(BlockingIOError, match=f"process {holder.pid} on"), locked(tmp_path / "lock", wait=False):
         pass
     holder.kill()
@@ -141,14 +143,16 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     with pytest.raises(RuntimeError), replacing_folder(folder, lambda path: True, COMMAND) as part:
         (part / "text").write_text("third")
         raise RuntimeError
-    assert (folder / "text").read_text() == "second" and list(tmp_path.iterdir()) == [folder]
+    assert (folder / "text").read_text() == "second"
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_folder_that_was_killed_between_the_renames_comes_back(tmp_path):
     (tmp_path / ".model.qamdt-old").mkdir()
     (tmp_path / ".model.qamdt-old" / "text").write_text("first")
     recover(tmp_path / "model")
-    assert (tmp_path / "model" / "text").read_text() == "first" and len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / "model" / "text").read_text() == "first"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_neighbours_named_like_parts_are_kept(tmp_path):

@@ -36,7 +36,9 @@ def test_built_in_predictors_keep_the_protocol(name):
     assert isinstance(predictor, Predictor)
     assert predictor.name == name
     scores = predictor.score(torch.randn(3, 16000, generator=torch.Generator().manual_seed(0)) * 0.1, 16000)
-    assert scores.shape == (3,) and scores.min() >= 1 and scores.max() <= 5
+    assert scores.shape == (3,)
+    assert scores.min() >= 1
+    assert scores.max() <= 5
 
 
 def test_a_users_predictor_is_loaded_by_import_path_and_by_entry_point(monkeypatch):
