@@ -60,7 +60,8 @@ class SelfAttention(nn.Module):
         return self.proj(out.transpose(1, 2).flatten(2))  # [B, N or M, D]
 
     def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        return x.unflatten(-1, (parts, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        split = x.unflatten(-1, (parts, self.num_heads, -1)).unbind(2)  # its gradient is written where x's lies
+        return tuple(part.transpose(1, 2) for part in split)
 
 
 class TextKeys(NamedTuple):
