@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -222,12 +223,19 @@ class Line:
     wall: list[float] = field(default_factory=list)
 
     def row(self, reference: Line) -> tuple[str, ...]:
-        """Return it as a line of the table, with its share of the reference's time."""
+        """Return it as a line of the table, with its share of the reference's time: the median of the rounds' ratios.
+
+        A round's mask is the same for all networks, and another one than the next round's.
+        """
         processor, wall = statistics.median(self.processor), statistics.median(self.wall)
-        shares = processor / statistics.median(reference.processor), wall / statistics.median(reference.wall)
+        shares = _ratio(self.processor, reference.processor), _ratio(self.wall, reference.wall)
         columns = tuple("" if self is reference else f"{share:.3f}" for share in shares)
         target = f"≤ {TARGETS[self.what]:g}" if self.network == OWN else ""
         return self.what, str(self.threads), self.network, f"{processor:.3f} s", f"{wall:.3f} s", *columns, target
+
+
+def _ratio(own: list[float], reference: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(own, reference, strict=True))
 
 
 def differences(found: Mapping[str, Network]) -> dict[str, dict[str, float]]:
@@ -286,22 +294,20 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads[0])
     errors = differences(found)
     equal = max(errors[OWN].values()) <= EQUAL
-    lines = [
-        line
-        for threads in options.threads
-        for what in (FORWARD, STEP)
-        for line in timed(found, what, threads, options.rounds)
-    ]
     about = machine("cpu") | {"size": options.size, "batch": options.batch, "rounds": options.rounds}
-    texts = [", ".join(f"{key} {value}" for key, value in about.items() if value), "", *compared(errors), ""]
-    texts += table(lines)
-    record: dict[str, Any] = {**about, "errors": errors, "equal": equal, "lines": [asdict(line) for line in lines]}
+    heading = [", ".join(f"{key} {value}" for key, value in about.items() if value), "", *compared(errors), ""]
+    record: dict[str, Any] = {**about, "errors": errors, "equal": equal}
+    lines: list[Line] = []
+    for threads, what in product(options.threads, (FORWARD, STEP)):
+        lines += timed(found, what, threads, options.rounds)
+        texts = [*heading, *table(lines)]
+        write(options.out, texts, record | {"lines": [asdict(line) for line in lines]})  # what is there if it is ended
     if options.operators:
         peak, copy = operators.limits(Settings(Path(), threads=1))
         record |= {"peak_flops": peak, "copy_bytes": copy}
         texts += ["", f"One thread; matmul peak {peak / 1e9:.0f} GFLOP/s, copies {copy / 1e9:.1f} GB/s", ""]
         texts += rooflines(found, peak, copy)
-    write(options.out, texts, record)
+        write(options.out, texts, record | {"lines": [asdict(line) for line in lines]})
     say([*texts, "", str(options.out)])
     return int(not equal)
 

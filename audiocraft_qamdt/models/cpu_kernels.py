@@ -19,6 +19,9 @@ from torch import Tensor
 
 ENABLED = os.environ.get("QAMDT_CPU_KERNELS", "1") != "0"
 
+_CPU_INFO = Path("/proc/cpuinfo")
+_PROCESSOR = _CPU_INFO.read_text() if _CPU_INFO.exists() else ""  # elsewhere than on Linux, nothing is known of it
+
 # ---- linear layers through the faster library
 #
 # PyTorch sends float32 `addmm` to the BLAS it was built with. On Intel's processors that is MKL, as fast as oneDNN in
@@ -26,8 +29,7 @@ ENABLED = os.environ.get("QAMDT_CPU_KERNELS", "1") != "0"
 # the same build, is 10 to 20 % faster. It alone applies the GELU of inference while the result is in the registers.
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-_CPU_INFO = Path("/proc/cpuinfo")
-_MKL_IS_FASTEST = torch.backends.mkl.is_available() and _CPU_INFO.exists() and "GenuineIntel" in _CPU_INFO.read_text()
+_MKL_IS_FASTEST = torch.backends.mkl.is_available() and "GenuineIntel" in _PROCESSOR
 _MIN_PRODUCTS = 1 << 26  # below, the call itself costs more than the faster kernel saves
 
 
@@ -232,12 +234,21 @@ def _by_head(x: Tensor, weight: Tensor) -> Tensor:
 
 # ---- attention in bfloat16
 #
-# PyTorch's kernel for bfloat16 on CPUs takes five times as long as that for float32, which is used in its place.
+# PyTorch's kernel for bfloat16 takes five times as long as that for float32, which is used in its place, but on
+# processors that multiply matrices of bfloat16 (AMX), where it takes 0.36 of the time.
+
+_HAS_AMX = "amx_bf16" in _PROCESSOR
 
 
 def takes_attention(q: Tensor) -> bool:
     """Return whether attention from q is faster in float32."""
-    return ENABLED and q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
+    return bool(
+        ENABLED
+        and not _HAS_AMX
+        and q.device.type == "cpu"
+        and q.dtype == torch.bfloat16
+        and not torch.compiler.is_compiling()
+    )
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:

@@ -129,7 +129,9 @@ def test_switched_off_a_short_text_goes_through_the_fused_kernel_with_the_same_r
     torch.testing.assert_close(attention(x, Text(tokens)), folded, atol=1e-5, rtol=1e-5)
 
 
-def test_low_precision_keeps_the_scores_in_the_fused_kernel(generator):
+@pytest.mark.parametrize("amx", [False, True], ids=["float32", "bfloat16"])
+def test_low_precision_keeps_the_scores_in_the_fused_kernel(amx, monkeypatch, generator):
+    monkeypatch.setattr(cpu_kernels, "_HAS_AMX", amx)
     attention, x, tokens = cross_attention(4, generator)
     expected = attention(x, Text(tokens, None))
     low = attention.bfloat16()
