@@ -12,6 +12,7 @@ from audiocraft_qamdt.utils import prepared
 
 from . import builders
 from .checkpoints import store
+from .conditioning.attributes import without_curve
 from .data.dataset import QualityMusicInfo
 from .diffusion import few_steps
 from .diffusion.guidance import guided
@@ -103,6 +104,8 @@ class DistillationSolver(QAMDTSolver):
 
     def _guided_teacher(self, attributes: list[ConditioningAttributes], weights: Tensor) -> Denoise:
         teacher = self.teacher
+        if "frame" not in teacher.model.backbone.quality:  # each level by itself is not what the student can ask for
+            attributes = [without_curve(item) for item in attributes]
         guidance = replace(teacher.params.guidance, guidance_scale=1.0, quality_scale=None)
         if teacher.distilled is None:  # the branch with the text alone, too: each item has two weights of its own
             guidance = replace(guidance, quality_scale=2.0)

@@ -9,6 +9,7 @@ import torch
 
 from audiocraft_qamdt import cli
 from audiocraft_qamdt.checkpoints import loading, store
+from audiocraft_qamdt.conditioning.attributes import curve_of, without_curve
 from audiocraft_qamdt.generation.qamdt import QAMDT
 
 from .helpers.audio_folder import make_folder
@@ -175,6 +176,25 @@ def test_a_model_of_few_steps_is_no_teacher_of_as_many(folder, exported, tmp_pat
     with pytest.raises(ValueError, match=message):
         with solver_in(tmp_path, *arguments):
             pass
+
+
+@pytest.mark.parametrize("teacher", [store.EMBEDDED, store.FAST], ids=["many steps", "few steps"])
+def test_a_clip_of_changing_quality_is_taught_at_one_level(teacher, tmp_path):
+    """These teachers take one level for a clip, as their students do: no clip is divided among levels."""
+    data = make_folder(tmp_path / "changing")
+    for track in data.glob("track*.json"):
+        content = json.loads(track.read_text())
+        content["quality"]["frames"] = [1.0, 2.0, 4.0, 5.0]
+        track.write_text(json.dumps(content))
+    arguments = [*SMALL, "distill.steps=2", f"folder={data}", f"continue_from={teacher}"]
+    with solver_in(tmp_path / "run", *arguments) as solver:
+        solver.restore()
+        solver._current_stage = "valid"
+        latents, infos = solver._latents_and_infos(next(iter(solver.dataloaders["valid"])))
+        attributes = solver._attributes(0, infos)
+        assert any(len(set(curve_of(item) or ())) > 1 for item in attributes)
+        plain, jumps = [without_curve(item) for item in attributes], solver._fixed_jumps(0, latents)
+        assert torch.equal(*(solver._reached(items, latents, jumps) for items in (attributes, plain)))
 
 
 @pytest.mark.parametrize("other", ["generate.steps=2", "generate.sampler=ddim"])

@@ -458,6 +458,7 @@ BAD = {
     "shards on the CPU": (["fsdp.use=true", "device=cpu"], "fsdp.use=true needs GPUs"),
     "compile mode": (["compile.generate=fast"], "compile mode 'fast' is unknown"),
     "best metric": (["checkpoint.best_metric=pmos"], "checkpoint.best_metric=pmos is not measured by evaluate.metrics"),
+    "sample rate of the data": (["datasource.max_sample_rate=8000"], "sample_rate=16000, but the data have 8000"),
     "fuser": (["fuser.sum=[description]", "fuser.cross=[]"], "fuser.sum"),
 }
 

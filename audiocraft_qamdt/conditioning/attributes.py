@@ -106,6 +106,13 @@ def curve_of(item: ConditioningAttributes) -> list[float] | None:
     return curve if isinstance(curve, list) else None
 
 
+def without_curve(item: ConditioningAttributes) -> ConditioningAttributes:
+    """Return attributes without the levels along a clip; its one level stays."""
+    item = _own_text(item)
+    item.text[f"{QUALITY}_frame"] = None
+    return item
+
+
 def at_level(item: ConditioningAttributes, level: int, word: str | None, prefix: bool) -> ConditioningAttributes:
     """Attributes of an item that asks for levels along a clip, at one level throughout; others stay as they are.
 

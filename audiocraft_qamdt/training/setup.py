@@ -48,7 +48,8 @@ def get_audio_datasets(cfg: DictConfig) -> dict[str, torch.utils.data.DataLoader
     """Return AudioCraft's loaders over `QualityMusicDataset`.
 
     Raises:
-        FileNotFoundError, ValueError: a manifest that is missing or empty, named with its config key.
+        FileNotFoundError, ValueError: a manifest that is missing or empty, or data of a lower sample rate or fewer
+            channels than the recipe's, named with their config key.
     """
     for split in SPLITS:
         path = cfg.datasource.get(split)
@@ -62,6 +63,11 @@ def get_audio_datasets(cfg: DictConfig) -> dict[str, torch.utils.data.DataLoader
                 read_manifest(path)
             except (FileNotFoundError, ValueError) as error:
                 raise type(error)(f"datasource.{split}: {error}") from error
+    for name in ("sample_rate", "channels"):
+        if cfg[name] > (most := cfg.datasource[f"max_{name}"]):
+            raise ValueError(
+                f"{name}={cfg[name]}, but the data have {most} (datasource.max_{name}): choose another dset or recipe"
+            )
     # AudioCraft picks the class from a closed enumeration: its MUSIC entry is looked up by name at call time.
     with replaced(music_dataset, "MusicDataset", QualityMusicDataset):
         loaders = audiocraft_builders.get_audio_datasets(cfg, audiocraft_builders.DatasetType.MUSIC)
