@@ -225,3 +225,7 @@ def push(folder: str | Path, hub_id: str, *, private: bool = False, revision: st
         raise OSError("HF_HUB_OFFLINE is set: unset it to upload") from error
     except HFValidationError as error:
         raise ValueError(f"{hub_id!r} is no hub id: give owner/name") from error
+    except OSError:  # what the hub answers
+        raise
+    except Exception as error:  # of the HTTP client, which one differs between versions of huggingface_hub
+        raise OSError(f"the hub cannot be reached, {hub_id} is not uploaded: {store.first_line(error)}") from error

@@ -156,7 +156,8 @@ def make_dataset(
     Returns:
         split → its folder.
     Raises:
-        ValueError: when the folder holds a data set made with other arguments, or the splits cannot be filled.
+        ValueError: when the folder holds a data set made with other arguments, the splits cannot be filled,
+            or a share is none.
     """
     folder = Path(folder).absolute()
     arguments = {
@@ -166,14 +167,19 @@ def make_dataset(
         "degraded": degraded,
         "changing": changing,
     }
+    for name, share in (("degraded", degraded), ("changing", changing)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name}={share}: give a share from 0 to 1")
+    parts = _divide(tracks, splits)
     _check_recipe(folder, {"tracks": tracks, "splits": dict(splits), **arguments})
     folders = {}
     with tqdm(total=tracks, desc="playground", unit="track") as progress:
-        for split, indices in _divide(tracks, splits).items():
+        for split, indices in parts.items():
             folders[split] = folder / split
             folders[split].mkdir(parents=True, exist_ok=True)
             for index in indices:
-                _write_track(folders[split] / f"{_stem(index)}.flac", seed, index, duration, sample_rate, degraded)
+                path = folders[split] / f"{_stem(index)}.flac"
+                _write_track(path, seed, index, duration, sample_rate, degraded, changing)
                 progress.update()
             manifest = folders[split] / MANIFEST_FILES[1]
             if not manifest.exists():
@@ -205,12 +211,14 @@ def _divide(tracks: int, splits: Mapping[str, float]) -> dict[str, range]:
     return dict(zip(splits, map(range, [0, *stops[:-1].tolist()], stops.tolist()), strict=True))
 
 
-def _write_track(path: Path, seed: int, index: int, duration: float, sample_rate: int, degraded: float) -> None:
+def _write_track(
+    path: Path, seed: int, index: int, duration: float, sample_rate: int, degraded: float, changing: float
+) -> None:
     # FLAC: AudioCraft reads it through soundfile, seven times as fast as wav, which it opens with FFmpeg.
     # The sidecar comes last: where it is, the track is whole.
     if path.exists() and sidecar_path(path).exists():
         return
-    audio, sidecar = make_track(seed, index, duration, sample_rate, degraded)
+    audio, sidecar = make_track(seed, index, duration, sample_rate, degraded, changing)
     with replacing(path) as part:
         soundfile.write(part, audio, sample_rate, format="FLAC", subtype="PCM_16")
     write_json(sidecar_path(path), sidecar)

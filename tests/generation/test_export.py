@@ -409,6 +409,12 @@ def test_uploading_offline_says_so(exported, caplog):
     assert "HF_HUB_OFFLINE is set" in caplog.text
 
 
+def test_uploading_without_a_network_is_a_line(exported, tmp_path):
+    pushed = qamdt("http://127.0.0.1:9", tmp_path / "a", "push", exported, "me/model")
+    assert pushed.returncode == 2
+    assert "the hub cannot be reached, me/model is not uploaded" in pushed.stderr and "Traceback" not in pushed.stderr
+
+
 def test_trained_models_keep_their_history(trained):
     known = loading.load(trained.experiment)
     assert known.history and export.model_card(Card("x"), replace(known, history=[])).count("None are known.") == 1

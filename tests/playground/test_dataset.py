@@ -100,6 +100,7 @@ def test_another_recipe_in_the_same_folder_is_refused(folder):
 def test_splits_that_cannot_be_filled_are_refused(tmp_path, tracks, splits):
     with pytest.raises(ValueError, match="each split needs a share above 0 and a track"):
         make_dataset(tmp_path, tracks=tracks, splits=splits)
+    assert not any(tmp_path.iterdir()), "another call may make one here"
 
 
 def test_most_tracks_are_degraded_often_in_several_ways_and_some_change_along_the_track():
@@ -124,6 +125,20 @@ def test_the_share_of_changing_tracks_is_a_choice_that_leaves_the_rest_alone():
     assert not any(fault.start != fault.stop for fault in none)
     assert 100 < sum(fault.start != fault.stop for fault in most) < 150  # of about 140 degraded ones
     assert [(fault.kinds, fault.start) for fault in none] == [(fault.kinds, fault.start) for fault in most]
+
+
+def test_a_data_set_has_the_share_of_changing_tracks_that_is_asked_for(tmp_path):
+    def changing(share: float) -> list[bool]:
+        folder = tmp_path / str(share)
+        make_dataset(folder, tracks=4, duration=2.0, degraded=1.0, changing=share, splits={"train": 1.0})
+        sidecars = sorted((folder / "train").glob("*.json"))
+        curves = [json.loads(path.read_text())["playground"]["severity_curve"] for path in sidecars]
+        return [len(set(curve)) > 1 for curve in curves]
+
+    assert changing(0.0) == [False] * 4
+    assert changing(1.0) == [True] * 4
+    with pytest.raises(ValueError, match="changing=2.0: give a share from 0 to 1"):
+        changing(2.0)
 
 
 def test_a_folder_made_before_changing_was_a_choice_is_completed(folder):
