@@ -25,7 +25,7 @@ _PROCESSOR = _CPU_INFO.read_text() if _CPU_INFO.exists() else ""  # elsewhere th
 # ---- linear layers through the faster library
 #
 # PyTorch sends float32 `addmm` to the BLAS it was built with. On Intel's processors that is MKL, as fast as oneDNN in
-# the other products and 1.3 times as fast in gradients of weights (Granite Rapids). Elsewhere oneDNN, which is part of
+# the other products and 1.3 times as fast in gradients of weights (a Xeon with AMX). Elsewhere oneDNN, which is part of
 # the same build, is 10 to 20 % faster. It alone applies the GELU of inference while the result is in the registers.
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -234,21 +234,19 @@ def _by_head(x: Tensor, weight: Tensor) -> Tensor:
 
 # ---- attention in bfloat16
 #
-# PyTorch's kernel for bfloat16 takes five times as long as that for float32, which is used in its place, but on
-# processors that multiply matrices of bfloat16 (AMX), where it takes 0.36 of the time.
+# PyTorch's kernel for bfloat16 takes five times as long as that for float32, which is used in its place. On processors
+# that multiply matrices of bfloat16 (AMX) it takes 0.3 to 0.5 of the time; but with the gradient of short sequences
+# twice as much.
 
 _HAS_AMX = "amx_bf16" in _PROCESSOR
+_LONG = 256  # tokens from which AMX is as fast, gradient included
 
 
 def takes_attention(q: Tensor) -> bool:
-    """Return whether attention from q is faster in float32."""
-    return bool(
-        ENABLED
-        and not _HAS_AMX
-        and q.device.type == "cpu"
-        and q.dtype == torch.bfloat16
-        and not torch.compiler.is_compiling()
-    )
+    """Return whether attention from q [B, heads, N, d] is faster in float32."""
+    amx = _HAS_AMX and (q.shape[2] >= _LONG or not (torch.is_grad_enabled() and q.requires_grad))
+    low = q.device.type == "cpu" and q.dtype == torch.bfloat16
+    return ENABLED and low and not amx and not torch.compiler.is_compiling()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:

@@ -140,6 +140,17 @@ def test_low_precision_keeps_the_scores_in_the_fused_kernel(amx, monkeypatch, ge
     torch.testing.assert_close(low(x.bfloat16(), text).float(), expected, atol=0.1, rtol=0.05)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "gradient", "wide"),
+    [(255, True, True), (256, True, False), (255, False, False)],
+    ids=["short, trained", "long, trained", "short, evaluated"],
+)
+def test_with_amx_only_gradients_of_short_sequences_attend_in_float32(tokens, gradient, wide, monkeypatch):
+    monkeypatch.setattr(cpu_kernels, "_HAS_AMX", True)
+    q = torch.zeros(1, 2, tokens, 8, dtype=torch.bfloat16, requires_grad=gradient)
+    assert cpu_kernels.takes_attention(q) is wide
+
+
 # ---- blocks
 
 
