@@ -45,8 +45,9 @@ def load(name: str | Path, with_adapters: tp.Sequence[str] = ()) -> TrainedModel
 
 
 def _load(name: str | Path) -> TrainedModel:
-    name = name if Path(name).exists() else PACKAGED.get(str(name), name)
     recover(Path(name))
+    if not is_export(name):
+        name = PACKAGED.get(str(name), name)
     if is_export(name):
         return read_export(Path(name))
     prepare()

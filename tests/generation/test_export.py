@@ -188,7 +188,10 @@ def test_the_fast_model_is_a_student_of_the_embedded_one():
     assert fast.model.keys() > loading.load(store.EMBEDDED).model.keys()
 
 
-def test_a_folder_of_that_name_comes_first(with_learned_codec, tmp_path, monkeypatch):
+def test_an_export_of_that_name_comes_first_and_another_folder_does_not(with_learned_codec, tmp_path, monkeypatch):
+    (tmp_path / "clips" / "fast").mkdir(parents=True)  # as `qamdt generate --out fast` makes it
+    monkeypatch.chdir(tmp_path / "clips")
+    assert loading.load("fast").cfg.distill.use
     store.export(tmp_path / "fast", with_learned_codec)
     monkeypatch.chdir(tmp_path)
     assert loading.load("fast").model.keys() == with_learned_codec.model.keys()
