@@ -14,11 +14,11 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     app.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="another name that browsers call it by"
     )
-    app.add_argument("--port", type=int, default=7860, help="default: 7860")
-    app.add_argument("--max-duration", type=float, default=60.0, help="longest clip, in seconds (60)")
-    app.add_argument("--max-candidates", type=int, default=4, help="maximum number of candidates (4)")
-    app.add_argument("--max-steps", type=int, default=200, help="maximum number of steps (200)")
-    app.add_argument("--max-queue", type=int, default=16, help="maximum number of waiting requests (16)")
+    app.add_argument("--port", type=int, default=7860, help="port to listen on")
+    app.add_argument("--max-duration", type=float, default=60.0, help="longest clip, in seconds")
+    app.add_argument("--max-candidates", type=int, default=4, help="maximum number of candidates")
+    app.add_argument("--max-steps", type=int, default=200, help="maximum number of steps")
+    app.add_argument("--max-queue", type=int, default=16, help="maximum number of waiting requests")
     app.set_defaults(run=_app)
 
 

@@ -25,16 +25,16 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 
     playground = commands.add_parser("playground", help="make the synthetic, labelled data set")
     playground.add_argument("folder", type=Path)
-    playground.add_argument("--tracks", type=int, default=400, help="of all splits together (400)")
-    playground.add_argument("--duration", type=float, default=8.0, help="seconds of each track (8)")
-    playground.add_argument("--seed", type=int, default=0, help="sets of different seeds share no track (0)")
-    playground.add_argument("--sample-rate", type=int, default=16000, help="Hz (16000)")
-    playground.add_argument("--degraded", type=float, default=0.7, help="share of degraded tracks (0.7)")
+    playground.add_argument("--tracks", type=int, default=400, help="of all splits together")
+    playground.add_argument("--duration", type=float, default=8.0, help="seconds of each track")
+    playground.add_argument("--seed", type=int, default=0, help="sets of different seeds share no track")
+    playground.add_argument("--sample-rate", type=int, default=16000, help="Hz")
+    playground.add_argument("--degraded", type=float, default=0.7, help="share of degraded tracks")
     playground.add_argument(
         "--changing",
         type=float,
         default=0.3,
-        help="share of the degraded tracks whose quality changes along them (0.3)",
+        help="share of the degraded tracks whose quality changes along them",
     )
     playground.add_argument(
         "--splits", type=_splits, help="share of each split, e.g. evaluate=1; default: train=0.7, the others 0.1 each"
