@@ -89,13 +89,15 @@ def make_tracks(folder: Path) -> None:
     import numpy as np
     import soundfile
 
+    from audiocraft_qamdt.data.manifest import build_manifest
+
     music = folder / "music"
     music.mkdir(parents=True)
     for index in range(4):
         tone = 0.3 * np.sin(2 * np.pi * (220 + 60 * index) * np.arange(32000) / 16000)
         soundfile.write(music / f"{index}.wav", tone.astype("float32"), 16000)
         (music / f"{index}.json").write_text(json.dumps({"description": f"slow tone {index}"}))
-    finish([*QAMDT, "manifest", str(music)], folder)
+    build_manifest(music)
 
 
 def hashes(folder: Path, *patterns: str) -> dict[str, str]:

@@ -15,32 +15,29 @@ from safetensors.torch import load_file, save_file
 from audiocraft_qamdt import cli
 from audiocraft_qamdt.checkpoints import adapters, loading, store
 from audiocraft_qamdt.generation.qamdt import QAMDT
-from audiocraft_qamdt.train import main
 
 from .helpers.audio_folder import make_folder
-from .helpers.runs import dora, experiment, history, log_of, solver_in
+from .helpers.runs import (
+    FINE_TUNED,
+    checkpoint,
+    dora,
+    experiment,
+    history,
+    log_of,
+    solver_in,
+    stopped_and_resumed,
+    valid_losses,
+)
 
 SMALL = [
+    *FINE_TUNED,
     "solver=qamdt/lora",
-    "dset=folder",
-    "device=cpu",
-    "autocast=false",
-    "num_threads=1",
     "lora.rank=4",
     "lora.train_text=true",
     "lora.train_quality=true",
-    "dataset.batch_size=4",
-    "dataset.valid.num_samples=4",
-    "dataset.evaluate.num_samples=2",
-    "dataset.generate.num_samples=2",
-    "optim.epochs=2",
     "optim.updates_per_epoch=4",
     "optim.lr=1e-2",
-    "schedule.lr_scheduler=null",
-    "generate.every=null",
     "generate.steps=2",
-    "evaluate.every=null",
-    "logging.log_updates=100",
 ]
 
 
@@ -143,25 +140,16 @@ def test_weights_scale_adapters_and_several_add_up(tuned, trained):
 
 
 def test_killed_after_an_epoch_and_resumed_is_the_same_run(folder, trained, tuned, tmp_path):
-    arguments = argv(folder, trained)
-    with solver_in(tmp_path, *arguments) as solver:
-        solver.restore()
-        solver.run_epoch()
-        solver.commit()
-    with solver_in(tmp_path, *arguments) as solver:
-        solver.run()
-    first, second = (torch.load(path / "checkpoint.th", weights_only=True) for path in (tuned.folder, solver.folder))
+    with stopped_and_resumed(tmp_path, *argv(folder, trained)) as solver:
+        first, second = checkpoint(tuned.folder), checkpoint(solver.folder)
     for key, value in first["ema"]["state"]["model"].items():
         assert torch.equal(value, second["ema"]["state"]["model"][key]), key
-    assert [epoch["valid"]["loss"] for epoch in first["history"]] == [
-        epoch["valid"]["loss"] for epoch in second["history"]
-    ]
+    assert valid_losses(first) == valid_losses(second)
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_resumes_to_the_same_adapter(folder, trained, tmp_path, monkeypatch):
+def test_a_run_that_was_killed_resumes_to_the_same_adapter(folder, trained, tmp_path):
     """Through `dora run`, killed in the second of three epochs, against one that never stopped."""
-    monkeypatch.setattr(main.dora, "dir", main.dora.dir)  # `experiment` sets it, and `tuned.folder` depends on it
     arguments = argv(folder, trained, "optim.epochs=3", "optim.updates_per_epoch=12", "logging.log_updates=12")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert dora(whole, *arguments).returncode == 0, log_of(whole)[-3000:]
@@ -225,8 +213,7 @@ def test_an_adapter_of_before_is_merged_with_a_warning(tuned, trained, tmp_path,
     assert all(torch.equal(merged[key], new[key]) for key in new)
 
 
-def test_a_run_whose_base_has_changed_is_neither_read_nor_resumed(folder, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(main.dora, "dir", main.dora.dir)  # `solver_in` sets it, and `tuned.folder` depends on it
+def test_a_run_whose_base_has_changed_is_neither_read_nor_resumed(folder, trained, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(trained.export, base)
     arguments = [*argv(folder, trained, "optim.epochs=1"), f"continue_from={base}"]

@@ -17,7 +17,7 @@ import torch
 from audiocraft_qamdt.checkpoints import loading
 
 from .helpers.audio_folder import make_folder
-from .helpers.runs import TINY, dora, experiment, history, log_of
+from .helpers.runs import TINY, dora, dora_command, experiment, history, log_of
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ def uninterrupted(folder, tmp_path_factory):
     """One complete run: its outputs folder and its experiment's."""
     outputs = tmp_path_factory.mktemp("outputs")
     arguments = argv(folder, "optim.lr=3e-3")
-    assert dora(outputs, *arguments).returncode == 0, log_of(outputs)[-3000:]
+    assert dora_command(outputs, *arguments).returncode == 0, log_of(outputs)[-3000:]
     return outputs, experiment(outputs, *arguments)
 
 
@@ -150,7 +150,7 @@ def test_the_best_weights_are_those_of_the_best_evaluation(folder, tmp_path):
 
 def test_two_processes_draw_differently_and_stay_one_model(folder, tmp_path):
     arguments = argv(folder, "optim.epochs=1", "evaluate.every=null", "generate.every=null")
-    assert dora(tmp_path, *arguments, ddp=2).returncode == 0, log_of(tmp_path)[-3000:]
+    assert dora_command(tmp_path, *arguments, ddp=2).returncode == 0, log_of(tmp_path)[-3000:]
     run = experiment(tmp_path, *arguments)
     assert math.isfinite(history(run)[0]["valid"]["loss"])
     hashes = [
@@ -161,7 +161,7 @@ def test_two_processes_draw_differently_and_stay_one_model(folder, tmp_path):
 
 
 def test_show_and_tensorboard(folder, tmp_path):
-    assert dora(tmp_path, *argv(folder, "show=true")).returncode == 0
+    assert dora_command(tmp_path, *argv(folder, "show=true")).returncode == 0
     assert "frames per second" in log_of(tmp_path)
     assert "Size:" in log_of(tmp_path)
     arguments = argv(folder, "optim.epochs=1", "logging.log_tensorboard=true")
@@ -170,7 +170,7 @@ def test_show_and_tensorboard(folder, tmp_path):
 
 
 def test_published_recipe_without_weights_ends_with_one_message(folder, tmp_path):
-    process = dora(
+    process = dora_command(
         tmp_path, "solver=qamdt", "dset=folder", f"folder={folder}", "device=cpu", "latents.mel_vae.checkpoint=/none"
     )
     assert process.returncode == 2

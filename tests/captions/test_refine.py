@@ -26,6 +26,7 @@ from audiocraft_qamdt.slurm.shards import ShardJob
 
 from ..helpers.audio_folder import make_folder
 from ..helpers.clap import write_clap
+from ..helpers.forked import start
 from .server import Reply, serve
 from .tiny import write_language_model, write_whisper
 
@@ -417,9 +418,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
     folder = folder_of(tmp_path, tracks=6)
     with serve(lambda body, number: Reply(f"caption {number}", stall=60.0 if number == 3 else 0.0)) as server:
         options = [*endpoint(server, "caption", timeout=100, concurrency=1), "caption.candidates=1", "batch_size=1"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "audiocraft_qamdt.cli", "captions", str(folder), *options]
-        run = subprocess.Popen(command, cwd=CONFIG_ROOT.parent, env=environment, stderr=subprocess.DEVNULL)
+        run = start("qamdt", "captions", folder, *options, log=tmp_path / "log")
         deadline = time.monotonic() + 300
         while len(server.requests) < 4 and time.monotonic() < deadline and run.poll() is None:
             time.sleep(0.05)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 
@@ -17,12 +14,13 @@ import soundfile
 import torch
 
 from audiocraft_qamdt.cli import main
-from audiocraft_qamdt.compat import CONFIG_ROOT
 from audiocraft_qamdt.generation import files
 from audiocraft_qamdt.generation.files import make_jobs, run_jobs
 from audiocraft_qamdt.generation.prompts import read_prompts
 from audiocraft_qamdt.generation.qamdt import QAMDT
 from audiocraft_qamdt.utils.memory import peak_memory_of
+
+from ..helpers.forked import start
 
 FAST = ["--steps", "2", "--duration", "1"]
 
@@ -47,7 +45,9 @@ def test_one_prompt_to_one_file_of_each_format(run, tmp_path, audio_format):
     out = tmp_path / "new" / f"x.{audio_format}"
     assert run("a warm lo-fi piano", "--quality", 5, "--seed", 3, "--out", out, *FAST) == (0, [str(out)])
     audio, sample_rate = soundfile.read(out)
-    assert sample_rate == 16000 and abs(len(audio) - 16000) < 2500 and audio.std() > 1e-4
+    assert sample_rate == 16000
+    assert abs(len(audio) - 16000) < 2500
+    assert audio.std() > 1e-4
     known = settings(out)
     assert (known["prompt"], known["quality"], known["seed"], known["steps"]) == ("a warm lo-fi piano", 5, 3, 2)
     assert sorted(path.name for path in out.parent.iterdir()) == sorted([out.name, "x.json"])
@@ -71,7 +71,8 @@ def test_a_file_of_prompts_with_settings_in_each_line(run, tmp_path):
     ]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     status, files = run("strings", "--file", tmp_path / "p.jsonl", "--out", tmp_path / "out", *FAST)
-    assert status == 0 and len(files) == 4
+    assert status == 0
+    assert len(files) == 4
     known = [settings(tmp_path / "out" / f"{index:04d}.wav") for index in range(4)]
     assert [item["prompt"] for item in known] == ["strings", "piano", "drums", "drums"]
     assert (known[1]["quality"], known[1]["seed"], known[2]["pmos"], known[2]["sampler"]) == (5, 4, 3.2, "ddim")
@@ -84,7 +85,8 @@ def test_prompts_are_batched_by_what_they_share_and_sound_as_alone(run, tmp_path
     rows = [{"prompt": f"piano {index}", "duration": (0.5, 1.0)[index % 2], "quality": 1 + index} for index in range(5)]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert run("--file", tmp_path / "p.jsonl", "--out", tmp_path / "batched", *FAST)[0] == 0
-    assert "3 clips at once" in caplog.text and "2 clips at once" in caplog.text
+    assert "3 clips at once" in caplog.text
+    assert "2 clips at once" in caplog.text
     assert run("--file", tmp_path / "p.jsonl", "--out", tmp_path / "single", "--batch-size", 1, *FAST)[0] == 0
     for index, row in enumerate(rows):
         batched, single = (soundfile.read(tmp_path / kind / f"{index:04d}.wav")[0] for kind in ("batched", "single"))
@@ -173,9 +175,11 @@ def test_what_is_there_is_not_made_again_and_a_gap_is_filled_with_the_same(run, 
     made = []
     write = files.write
     monkeypatch.setattr(files, "write", lambda job, *rest: made.append(job.path.name) or write(job, *rest))
-    assert run(*arguments)[0] == 0 and made == ["0001.wav"]
+    assert run(*arguments)[0] == 0
+    assert made == ["0001.wav"]
     after = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("*.wav")}
-    assert before["0000.wav"] == after["0000.wav"] and before["0002.wav"] == after["0002.wav"]
+    assert before["0000.wav"] == after["0000.wav"]
+    assert before["0002.wav"] == after["0002.wav"]
     first, again = (
         torch.frombuffer(bytearray(files["0001.wav"][0][44:]), dtype=torch.int16) for files in (before, after)
     )
@@ -186,7 +190,8 @@ def test_clips_of_other_settings_are_not_replaced_unless_told(run, tmp_path, cap
     run("piano", "--out", tmp_path, *FAST)
     before = (tmp_path / "0000.wav").read_bytes()
     assert run("drums", "--out", tmp_path, *FAST)[0] == 2
-    assert "made with other settings" in caplog.text and (tmp_path / "0000.wav").read_bytes() == before
+    assert "made with other settings" in caplog.text
+    assert (tmp_path / "0000.wav").read_bytes() == before
     assert run("drums", "--out", tmp_path, "--overwrite", *FAST)[0] == 0
     assert settings(tmp_path / "0000.wav")["prompt"] == "drums"
 
@@ -209,7 +214,9 @@ def test_reranking_keeps_the_candidate_that_agrees_best(run, tmp_path, monkeypat
 
     monkeypatch.setattr("audiocraft_qamdt.builders.get_clap", loudest)
     status, files = run("piano", "--candidates", 3, "--rerank", "clap", "--clap", "my/clap", "--out", tmp_path, *FAST)
-    assert status == 0 and len(files) == 1 and set(asked) == {"my/clap"}
+    assert status == 0
+    assert len(files) == 1
+    assert set(asked) == {"my/clap"}
     record = settings(tmp_path / "0000.wav")
     assert (record["candidates"], record["rerank"], len(record["scores"]["clap"])) == (3, "clap", 3)
 
@@ -219,8 +226,11 @@ def test_reranking_by_quality_records_what_chose_and_is_not_done_again(run, tmp_
     assert run(*arguments, *FAST)[0] == 0
     record, before = settings(tmp_path / "x.wav"), (tmp_path / "x.wav").stat().st_mtime_ns
     scores = record["scores"]["pmos:acoustic"]
-    assert record["rerank"] == "pmos:acoustic" and scores[record["chosen"]] == max(scores) and len(set(scores)) == 2
-    assert run(*arguments, *FAST)[0] == 0 and (tmp_path / "x.wav").stat().st_mtime_ns == before
+    assert record["rerank"] == "pmos:acoustic"
+    assert scores[record["chosen"]] == max(scores)
+    assert len(set(scores)) == 2
+    assert run(*arguments, *FAST)[0] == 0
+    assert (tmp_path / "x.wav").stat().st_mtime_ns == before
     assert run(*arguments[:-1], tmp_path / "x.wav", "--rerank", "clap", *FAST)[0] == 2
 
 
@@ -228,7 +238,8 @@ def test_a_line_of_prompts_can_say_what_chooses(run, tmp_path):
     (tmp_path / "p.jsonl").write_text('{"prompt": "a", "candidates": 2, "rerank": "pmos"}\n{"prompt": "b"}\n')
     assert run("--file", tmp_path / "p.jsonl", "--out", tmp_path / "out", *FAST)[0] == 0
     chosen, plain = (settings(tmp_path / "out" / f"{index:04d}.wav") for index in range(2))
-    assert list(chosen["scores"]) == ["pmos:acoustic"] and "scores" not in plain
+    assert list(chosen["scores"]) == ["pmos:acoustic"]
+    assert "scores" not in plain
     (tmp_path / "p.jsonl").write_text('{"prompt": "a", "candidates": 2, "rerank": "pmos:os:system"}\n')
     assert run("--file", tmp_path / "p.jsonl", "--out", tmp_path / "other", *FAST)[0] == 2
 
@@ -245,12 +256,8 @@ def test_a_clip_from_before_the_knob_was_there_is_not_made_again(run, tmp_path):
 def test_ctrl_c_leaves_no_half_file(trained, tmp_path):
     out = tmp_path / "out"
     prompts = [f"prompt {index}" for index in range(60)]
-    command = [sys.executable, "-m", "audiocraft_qamdt.cli", "generate", *prompts, "--model", str(trained.export)]
-    command += ["--out", str(out), "--batch-size", "1", "--device", "cpu", "--steps", "5"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    # Where the tests run in the background of a script, Ctrl-C is ignored, and children inherit that.
-    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, cwd=CONFIG_ROOT.parent, env=environment, preexec_fn=listen)
+    options = ["--model", trained.export, "--out", out, "--batch-size", 1, "--device", "cpu", "--steps", 5]
+    process = start("qamdt", "generate", *prompts, *options, log=tmp_path / "log")
     while not list(out.glob("*.wav")) and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -291,7 +298,8 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(run, tmp_path,
     folder.mkdir(mode=0o555)
     with nobody():
         assert run("piano", "--out", folder / "x.wav")[0] == 2
-    assert "locked: cannot be written to" in caplog.text and "--out" in caplog.text
+    assert "locked: cannot be written to" in caplog.text
+    assert "--out" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -320,7 +328,9 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(run, tmp_path,
 def test_bad_input_is_one_clear_line(run, tmp_path, caplog, monkeypatch, argv, message):
     monkeypatch.chdir(tmp_path)
     status, files = run(*argv)
-    assert status == 2 and files == [] and message in caplog.text
+    assert status == 2
+    assert files == []
+    assert message in caplog.text
     assert not list(tmp_path.rglob("*.wav"))
 
 
@@ -334,7 +344,9 @@ def test_quality_that_is_no_number_is_refused_by_the_parser(run, capsys, value):
 def test_odd_prompts_give_files(run, tmp_path):
     long = " ".join(f"word{index}" for index in range(5000))
     status, files = run("", long, "--out", tmp_path, *FAST)
-    assert status == 0 and len(files) == 2 and settings(tmp_path / "0001.wav")["prompt"] == long
+    assert status == 0
+    assert len(files) == 2
+    assert settings(tmp_path / "0001.wav")["prompt"] == long
 
 
 def test_without_a_model_it_says_how_to_come_by_one(tmp_path, monkeypatch, caplog):

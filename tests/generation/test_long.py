@@ -123,10 +123,18 @@ def test_fixed_positions_are_extended_by_windows(tmp_path):
         assert solver.qamdt.generate(["piano"]).shape[-1] == 80000
 
 
-def test_an_hour_is_made_in_windows(model):
-    model.set_generation_params(duration=3600.0, steps=1, guidance_scale=1, extend_stride=2.56)
+def test_an_hour_is_covered_by_windows_that_meet(model):
+    model.set_generation_params(duration=3600.0, extend_stride=2.56)
+    windows = model.layout(model.params).windows
+    assert windows[0][0] == 0
+    assert windows[-1][1] == model.codec.num_frames(3600 * 16000)
+    assert all(start <= stop for (_, stop), (start, _) in zip(windows, windows[1:], strict=False))
+
+
+def test_ten_minutes_are_made_in_windows(model):
+    model.set_generation_params(duration=600.0, steps=1, guidance_scale=1, extend_stride=2.56)
     audio = model.generate(["piano"], 5)
-    assert audio.shape == (1, 1, 3600 * 16000)
+    assert audio.shape == (1, 1, 600 * 16000)
     assert audio.isfinite().all()
 
 

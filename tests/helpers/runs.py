@@ -8,10 +8,15 @@ import subprocess
 import sys
 import typing as tp
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
+
+import torch
 
 from audiocraft_qamdt.compat import CONFIG_ROOT
 from audiocraft_qamdt.utils.randomness import seed_libraries
+
+from .forked import Process, start
 
 TINY = [
     "solver=qamdt/debug",
@@ -27,8 +32,39 @@ TINY = [
     "logging.log_updates=100",
 ]
 
+FINE_TUNED = [
+    "dset=folder",
+    "device=cpu",
+    "autocast=false",
+    "num_threads=1",
+    "dataset.batch_size=4",
+    "dataset.valid.num_samples=4",
+    "dataset.evaluate.num_samples=2",
+    "dataset.generate.num_samples=2",
+    "optim.epochs=2",
+    "schedule.lr_scheduler=null",
+    "generate.every=null",
+    "evaluate.every=null",
+    "logging.log_updates=100",
+]
+"""Small runs of the recipes that start from a trained model, which gives them its own settings."""
 
-def dora(outputs: Path, *argv: str, ddp: int = 0, wait: bool = True) -> subprocess.Popen:
+
+def one_epoch(folder: Path, *more: str) -> list[str]:
+    """The arguments of four updates, without generation and evaluation."""
+    short = ["optim.epochs=1", "optim.updates_per_epoch=4", "generate.every=null", "evaluate.every=null"]
+    return [*TINY, f"folder={folder}", *short, *more]
+
+
+def dora(outputs: Path, *argv: str, wait: bool = True) -> Process:
+    """`dora run` from the checkout in a process of its own; output in `outputs/log`."""
+    process = start("dora", "run", *argv, log=outputs / "log", AUDIOCRAFT_DORA_DIR=outputs)
+    if wait:
+        process.wait(timeout=600)
+    return process
+
+
+def dora_command(outputs: Path, *argv: str, ddp: int = 0, wait: bool = True) -> subprocess.Popen:
     """`dora run` from the checkout, as a user types it; output in `outputs/log`."""
     outputs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "dora", "run"]
@@ -77,7 +113,30 @@ def solver_in(outputs: Path, *argv: str) -> tp.Iterator[tp.Any]:
 
     main = main_in(outputs)
     xp = main.get_xp(list(argv))
+    xp.dora = copy(main.dora)  # its folder stays where it is when the next one sets `main.dora.dir`
     main.init_xp(xp)
     with xp.enter():
         seed_libraries(xp.cfg.seed)  # weights are drawn from the global generators, which `train.main` seeds
         yield get_solver(xp.cfg)
+
+
+@contextmanager
+def stopped_and_resumed(outputs: Path, *argv: str) -> tp.Iterator[tp.Any]:
+    """A solver whose run ended after its first epoch, and that another one ran to its end."""
+    with solver_in(outputs, *argv) as solver:
+        solver.restore()
+        solver.run_epoch()
+        solver.commit()
+    with solver_in(outputs, *argv) as solver:
+        solver.run()
+        yield solver
+
+
+def checkpoint(folder: Path) -> dict[str, tp.Any]:
+    """What an experiment saved last."""
+    return torch.load(folder / "checkpoint.th", weights_only=True)
+
+
+def valid_losses(saved: dict[str, tp.Any]) -> list[float]:
+    """The validation losses of a checkpoint's history."""
+    return [epoch["valid"]["loss"] for epoch in saved["history"]]
