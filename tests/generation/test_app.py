@@ -73,6 +73,14 @@ def serving(trained, folder: Path, *options: str) -> Iterator[tuple[str, Path, i
 
 
 @pytest.fixture(scope="module")
+def queueing(trained, tmp_path_factory):
+    """That server with a short queue, and its log."""
+    folder = tmp_path_factory.mktemp("queue")
+    with serving(trained, folder, "--max-queue", "4") as (url, _, pid):
+        yield url, pid, folder / "log"
+
+
+@pytest.fixture(scope="module")
 def served(request, tmp_path_factory):
     """That server, for a browser."""
     need_browser()
@@ -164,7 +172,8 @@ def test_requests_beyond_the_limits_are_refused_by_the_server(model, tmp_path):
             make_clips(model, "m", Asked(**{**vars(asked), name: value}), limits, tmp_path, lambda done, total: None)
     seen = []
     clips = make_clips(model, "m", asked, limits, tmp_path, lambda done, total: seen.append((done, total)))
-    assert [path.name for path in clips[0]] == ["0.wav", "0.png"] and seen == [(1, 2), (2, 2)]
+    assert [path.name for path in clips[0]] == ["0.wav", "0.png"]
+    assert seen == [(1, 2), (2, 2)]
 
 
 def test_the_page_keeps_the_best_clip_where_it_is_asked_to(model, tmp_path):
@@ -173,7 +182,8 @@ def test_the_page_keeps_the_best_clip_where_it_is_asked_to(model, tmp_path):
     asked = Asked("piano", "", 5, False, 1, 3, 5, 1.0, 2, 3.5, seed=4, candidates=2, rerank="pmos:acoustic")
     clips = make_clips(model, "m", asked, Limits(), tmp_path, lambda done, total: None)
     record = json.loads((tmp_path / "4.json").read_text())
-    assert len(clips) == 1 and len(record["scores"]["pmos:acoustic"]) == 2
+    assert len(clips) == 1
+    assert len(record["scores"]["pmos:acoustic"]) == 2
 
 
 def test_the_page_goes_on_where_its_folder_of_clips_was_removed(model, tmp_path):
@@ -215,22 +225,23 @@ def generated(url: str, values: list) -> str:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_thirty_requests_at_once_take_the_memory_of_one(trained, tmp_path):
+def test_thirty_requests_at_once_take_the_memory_of_one(queueing):
     values = [["piano", "", 3, False, 1, 3, 5, 2, 4, 1, seed, 2, 0, ""] for seed in range(0, 60, 2)]
-    with serving(trained, tmp_path, "--max-queue", "4") as (url, _, pid):
-        assert "event: complete" in generated(url, values[0])
-        alone = peak_memory(pid)
-        with ThreadPoolExecutor(60) as pool:
-            direct = pool.map(lambda asked: post(f"{url}gradio_api/run/generate", asked), values)
-            queued = pool.map(lambda asked: post(f"{url}gradio_api/call/generate", asked), values)
-            direct, queued = list(direct), list(queued)
-        assert {status for status, *_ in direct} == {403}
-        refused = [wait for status, wait, _ in queued if status == 503]
-        assert len(refused) >= 20 and all(int(wait) > 0 for wait in refused)
-        assert len(refused) + sum(status == 200 for status, *_ in queued) == 30
-        assert "event: complete" in _after_the_others(url, values[0])
-        assert peak_memory(pid) < 1.3 * alone
-        assert "Traceback" not in (tmp_path / "log").read_text()
+    url, pid, log = queueing
+    assert "event: complete" in generated(url, values[0])
+    alone = peak_memory(pid)
+    with ThreadPoolExecutor(60) as pool:
+        direct = pool.map(lambda asked: post(f"{url}gradio_api/run/generate", asked), values)
+        queued = pool.map(lambda asked: post(f"{url}gradio_api/call/generate", asked), values)
+        direct, queued = list(direct), list(queued)
+    assert {status for status, *_ in direct} == {403}
+    refused = [wait for status, wait, _ in queued if status == 503]
+    assert len(refused) >= 20
+    assert all(int(wait) > 0 for wait in refused)
+    assert len(refused) + sum(status == 200 for status, *_ in queued) == 30
+    assert "event: complete" in _after_the_others(url, values[0])
+    assert peak_memory(pid) < 1.3 * alone
+    assert "Traceback" not in log.read_text()
 
 
 def _after_the_others(url: str, values: list) -> str:
@@ -241,15 +252,15 @@ def _after_the_others(url: str, values: list) -> str:
 
 
 @pytest.mark.slow
-def test_uploads_long_texts_and_foreign_hosts_are_refused(trained, tmp_path):
+def test_uploads_long_texts_and_foreign_hosts_are_refused(queueing):
     values = ["x" * 20_000, "", 3, False, 1, 3, 5, 1, 1, 1, 0, 1, 0]
-    with serving(trained, tmp_path) as (url, *_):
-        assert "event: complete" not in generated(url, values)
-        assert post(f"{url}gradio_api/call/generate", ["x" * 20_000_000, *values[1:]])[0] == 413
-        assert post(f"{url}gradio_api/upload", values)[0] == 403
-        request = urllib.request.Request(url, headers={"Host": "evil.example"})
-        with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(request, timeout=60)
+    url, *_ = queueing
+    assert "event: complete" not in generated(url, values)
+    assert post(f"{url}gradio_api/call/generate", ["x" * 20_000_000, *values[1:]])[0] == 413
+    assert post(f"{url}gradio_api/upload", values)[0] == 403
+    request = urllib.request.Request(url, headers={"Host": "evil.example"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(request, timeout=60)
 
 
 def test_without_gradio_the_error_names_the_extra(monkeypatch, caplog, trained):
@@ -268,4 +279,5 @@ def test_a_port_that_cannot_be_had_names_the_option(caplog, trained, port):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1]) if port == "taken" else port
         assert main(["app", "--model", str(trained.export), "--port", port]) == 2
-    assert f":{port}" in caplog.text and "choose another --port" in caplog.text
+    assert f":{port}" in caplog.text
+    assert "choose another --port" in caplog.text

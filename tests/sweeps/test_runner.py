@@ -19,6 +19,7 @@ from audiocraft_qamdt.sweeps.process import LOCK, LocalSheep
 from audiocraft_qamdt.sweeps.runner import collect, find_explorer, link
 
 from ..helpers.audio_folder import make_folder
+from ..helpers.forked import start
 from ..helpers.runs import TINY, dora, history, log_of, main_in, solver_in
 
 SHORT = "optim.epochs=3 optim.updates_per_epoch=6 generate.every=null evaluate.every=null generate.steps=2".split()
@@ -37,28 +38,23 @@ def environment(folder: Path, outputs: Path, **more: str) -> dict[str, str]:
     }
 
 
-def grid(variables: dict[str, str], *arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Popen:
-    command = [sys.executable, "-m", "audiocraft_qamdt.cli", "grid", *arguments]
-    return subprocess.Popen(
-        command,
-        cwd=CONFIG_ROOT.parent,
-        env={**os.environ, **variables},
-        stdout=stdout,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a script's children ignore it
-    )
+class Grid:
+    """`qamdt grid` in a process of its own; its output in a file of the folder of outputs."""
 
+    def __init__(self, variables: dict[str, str], *arguments: str) -> None:
+        self.log = Path(variables["AUDIOCRAFT_DORA_DIR"]) / f"grid{time.monotonic_ns()}.log"
+        self.process = start("qamdt", "grid", *arguments, log=self.log, **variables)
 
-def finish(process: subprocess.Popen) -> str:
-    return process.communicate(timeout=900)[0]
+    def wait_for(self, condition) -> None:
+        deadline = time.time() + 300
+        while not condition():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.time() < deadline, self.log.read_text()
+            time.sleep(0.1)
 
-
-def wait_for(condition, process: subprocess.Popen) -> None:
-    deadline = time.time() + 300
-    while not condition():
-        assert process.poll() is None and time.time() < deadline, process.communicate()[0]
-        time.sleep(0.1)
+    def finish(self) -> tuple[int, str]:
+        """Status and output."""
+        return self.process.wait(timeout=900), self.log.read_text()
 
 
 def pids(outputs: Path) -> list[int]:
@@ -84,17 +80,16 @@ def killed_and_resumed(folder, tmp_path_factory):
     """Outputs of a grid that everything of was killed in the middle, and that was called again; what that printed."""
     outputs = tmp_path_factory.mktemp("grid")
     variables = environment(folder, outputs)
-    first = grid(variables, "qamdt.levels", "--jobs", "2")
-    wait_for(lambda: list(outputs.glob("xps/*/history.json")), first)
-    first.kill()
+    first = Grid(variables, "qamdt.levels", "--jobs", "2")
+    first.wait_for(lambda: list(outputs.glob("xps/*/history.json")))
+    first.process.kill()
     for pid in pids(outputs):
         os.killpg(pid, signal.SIGKILL)
-    first.communicate()
+    first.finish()
     lengths = [len(json.loads(path.read_text())) for path in outputs.glob("xps/*/history.json")]
     assert sum(lengths) < 9, "it was killed before the end"
-    again = grid(variables, "qamdt.levels", "--jobs", "2")
-    printed = finish(again)
-    assert again.returncode == 0, printed
+    status, printed = Grid(variables, "qamdt.levels", "--jobs", "2").finish()
+    assert status == 0, printed
     return outputs, variables, printed
 
 
@@ -116,15 +111,14 @@ def test_killed_grid_ends_with_the_numbers_and_folders_of_plain_dora_runs(killed
 @pytest.mark.slow
 def test_what_is_finished_is_not_run_again_and_a_failure_is_reported(killed_and_resumed):
     outputs, variables, _ = killed_and_resumed
-    done = grid(variables, "qamdt.levels")
-    printed = finish(done)
-    assert done.returncode == 0
+    status, printed = Grid(variables, "qamdt.levels").finish()
+    assert status == 0
     assert "0 of 4 experiments to run" in printed
     assert "started" not in printed
     # An overlap as large as the patch composes, and cannot be built; the recipe's own is finished already.
-    failing = grid({**variables, "QAMDT_OVERLAPS": "0,9"}, "qamdt.patch_overlap", "--retries", "1")
-    printed = finish(failing)
-    assert failing.returncode == 1
+    overlaps = {**variables, "QAMDT_OVERLAPS": "0,9"}
+    status, printed = Grid(overlaps, "qamdt.patch_overlap", "--retries", "1").finish()
+    assert status == 1
     assert "1 of 2 experiments to run" in printed
     assert printed.count("FAILED") == 2
     assert "overlap" in printed.split("FAILED")[1]
@@ -150,12 +144,12 @@ def test_the_table_shows_what_a_real_history_holds(killed_and_resumed):
 
 @pytest.mark.slow
 def test_interrupted_it_stops_everything_and_says_how_to_go_on(folder, tmp_path):
-    process = grid(environment(folder, tmp_path), "qamdt.levels", "--patterns", "official")
-    wait_for(lambda: pids(tmp_path), process)
+    grid = Grid(environment(folder, tmp_path), "qamdt.levels", "--patterns", "official")
+    grid.wait_for(lambda: pids(tmp_path))
     (pid,) = pids(tmp_path)
-    process.send_signal(signal.SIGINT)
-    printed = finish(process)
-    assert process.returncode == 130
+    grid.process.send_signal(signal.SIGINT)
+    status, printed = grid.finish()
+    assert status == 130
     assert "the same command resumes" in printed
     assert not lives(pid)
 
@@ -163,17 +157,24 @@ def test_interrupted_it_stops_everything_and_says_how_to_go_on(folder, tmp_path)
 @pytest.mark.slow
 def test_two_at_once_run_each_experiment_once(folder, tmp_path):
     variables = environment(folder, tmp_path)
-    runners = [grid(variables, "qamdt.levels", "--patterns", "official") for _ in range(2)]
-    printed = [finish(runner) for runner in runners]
-    assert [runner.returncode for runner in runners] == [0, 0], printed
-    assert sum(text.count("started ") for text in printed) == 1
+    grids = [Grid(variables, "qamdt.levels", "--patterns", "official") for _ in range(2)]
+    ended = [grid.finish() for grid in grids]
+    assert [status for status, _ in ended] == [0, 0], ended
+    assert sum(printed.count("started ") for _, printed in ended) == 1
 
 
 @pytest.mark.slow
 def test_on_a_terminal_the_table_is_redrawn_and_each_device_has_one_process(folder, tmp_path):
     variables = environment(folder, tmp_path, TERM="xterm", COLUMNS="120")
     ours, theirs = os.openpty()
-    runner = grid(variables, "qamdt.levels", "--patterns", "!paper", "--devices", "3,5", stdout=theirs)
+    command = [sys.executable, "-m", "audiocraft_qamdt.cli", "grid", "qamdt.levels", "--patterns", "!paper"]
+    runner = subprocess.Popen(
+        [*command, "--devices", "3,5"],
+        cwd=CONFIG_ROOT.parent,
+        env={**os.environ, **variables},
+        stdout=theirs,
+        stderr=subprocess.STDOUT,
+    )
     os.close(theirs)
     shown, devices = [], {}
     while chunk := read_terminal(ours):
