@@ -132,6 +132,25 @@ def test_audiocraft_is_imported_after_what_prepares_it(name):
     assert not theirs or (ours and ours[0] < theirs[0])
 
 
+def prepares(node: ast.AST) -> bool:
+    """Whether a statement makes AudioCraft importable."""
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id == "prepare"
+    return isinstance(node, ast.ImportFrom) and any(alias.name == "prepared" for alias in node.names)
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"compat", "utils.prepared"}))
+def test_a_function_imports_audiocraft_after_what_prepares_it(name):
+    if any(prepares(node) for node in MODULES[name].body):
+        return
+    for function in ast.walk(MODULES[name]):
+        if isinstance(function, ast.FunctionDef):
+            nodes = list(ast.walk(function))
+            theirs = [node.lineno for node in nodes if "audiocraft" in foreign_imports_of(node)]
+            ours = [node.lineno for node in nodes if prepares(node)]
+            assert not theirs or (ours and min(ours) < min(theirs)), function.name
+
+
 @pytest.mark.parametrize("name", sorted(n for n in MODULES if n.startswith(TORCH_ONLY)))
 def test_network_diffusion_and_codecs_run_without_audiocraft(name):
     assert foreign_imports(name) <= ALLOWED

@@ -77,6 +77,7 @@ def _load(name: str | Path) -> TrainedModel:
 
 def _nothing(name: str) -> FileNotFoundError:
     """Say that there is nothing of that name, and what a name may be."""
+    prepare()
     from audiocraft import train
 
     if name.startswith("//sig/"):

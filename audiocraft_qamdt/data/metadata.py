@@ -8,6 +8,7 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
+from ..compat import prepare
 from ..utils.reading import JsonObject, read_json, warn_once
 
 
@@ -69,6 +70,7 @@ def read_metadata(path: str | Path) -> JsonObject:
 
 def read_everywhere() -> None:
     """Let AudioCraft's `MusicDataset` read sidecars through `read_metadata`: it knows `json` by that name alone."""
+    prepare()
     import audiocraft.data.music_dataset
 
     ours = types.SimpleNamespace(**{**vars(json), "load": lambda file: read_metadata(file.name)})

@@ -104,6 +104,7 @@ class PasstNetwork(Network):
 
     @torch.no_grad()
     def __call__(self, audio: Tensor, sample_rate: int) -> Outputs:
+        prepare()
         from audiocraft.metrics.kld import _patch_passt_stft
 
         needed = self.metric.min_input_frames * sample_rate // self.metric.model_sample_rate + sample_rate // 100

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..compat import prepare
 from .base import Clip, MeanMetric, Metric, Network, SumOverRanks, replicate_zeros
 
 CLIPPING = 1e-6
@@ -124,6 +125,7 @@ class KLDivergence(MeanMetric):
         self.reference[clip.name] = probabilities(clip, self.network)
 
     def measure(self, clip: Clip) -> dict[str, float]:
+        prepare()
         from audiocraft.metrics.kld import kl_divergence
 
         generated, reference = probabilities(clip, self.network), self.reference.pop(clip.name)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..compat import prepare
 from ..quality.annotate import score_clip
 from ..quality.predictors.audiobox import Audiobox, AudioboxAxes
 from ..quality.predictors.base import Predictor
@@ -98,6 +99,7 @@ class Aesthetics(MeanMetric):
 
 def normalize(audio: Tensor, sample_rate: int) -> Tensor:
     """Return a clip [S] at -23 LUFS; silent clips, and those under 0.4 s, which have no loudness, as they are."""
+    prepare()
     from audiocraft.data.audio_utils import normalize_loudness
 
     if len(audio) < GATE * sample_rate:
@@ -123,6 +125,7 @@ class Level:
 
     def __call__(self, audio: Tensor, sample_rate: int) -> Tensor:
         """Return a clip [C, S] at the level; one that is silent, or too short to have a loudness, as it is."""
+        prepare()
         from audiocraft.data.audio_utils import normalize_audio
 
         if audio.shape[-1] < GATE * sample_rate or not audio.any():

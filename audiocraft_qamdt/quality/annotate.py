@@ -271,6 +271,7 @@ def _read_track(path: str, predictor: Predictor) -> Track:
 
 def windows_for(predictor: Predictor, audio: Tensor, sample_rate: int) -> tuple[list[Tensor], int]:
     """Return windows of audio [C, S] as a predictor takes them, mono and at its sample rate; and that rate in Hz."""
+    prepare()
     from audiocraft.data.audio_utils import convert_audio
 
     wanted = predictor.sample_rate or sample_rate

@@ -14,6 +14,8 @@ import av
 import numpy as np
 import soundfile
 
+from ..compat import prepare
+
 if tp.TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer
@@ -173,6 +175,7 @@ def read_audio(
 
 def read_everywhere() -> None:
     """Let AudioCraft's data sets read what this module reads: what is listed is also trained on."""
+    prepare()
     import audiocraft.data.audio
     import audiocraft.data.audio_dataset
 
