@@ -34,7 +34,7 @@ from audiocraft_qamdt.utils.files import replacing, write_json
 
 from . import bench_network, operators
 from .harness import Settings
-from .published_code import arguments_of, check_checkout, official_class
+from .published_code import check_checkout, official_class
 from .table import machine
 
 RATIO, SPREAD = 0.3, 0.2  # of the tokens are hidden: 0.3 + U(0, 0.2), as published
@@ -168,7 +168,7 @@ def networks(code: Path, size: str, batch: int) -> dict[str, Network]:
                 parameter.normal_(std=0.02)
     weights = {key: value.clone() for key, value in official.to_official(model).items()}
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its mask ratio
-        theirs = published(**arguments_of(config))
+        theirs = published(**config)
     theirs.load_state_dict(weights)
     inputs = Inputs.drawn(size, batch, config["cond_dim"])
     twin = official.build(config)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -122,8 +122,3 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, p: float) -> Tensor:
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     # xformers returns [B, N, heads, d] without gaps, and the authors' code calls view on it.
     return F.scaled_dot_product_attention(q, k, v, dropout_p=p).transpose(1, 2).contiguous()
-
-
-def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the constructor's arguments from `audiocraft_qamdt.models.official.CONFIG_KEYS`."""
-    return {**config, "input_size": tuple(config["input_size"]), "overlap": tuple(config["overlap"])}

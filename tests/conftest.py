@@ -14,6 +14,7 @@ import torch
 
 from audiocraft_qamdt.compat import prepare
 
+from .helpers.audio_folder import make_folder
 from .helpers.clap import write_clap
 from .helpers.hub_server import hub_server as hub_server  # a fixture of all tests
 
@@ -29,6 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the files with slow tests first, so that no worker ends long after the other."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Tracks with descriptions and scores; a module that needs others has a `folder` of its own."""
+    return make_folder(tmp_path_factory.mktemp("audio"))
 
 
 @pytest.fixture

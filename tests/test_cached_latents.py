@@ -10,11 +10,6 @@ from .helpers.audio_folder import make_folder
 from .helpers.runs import history, one_epoch, solver_in
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_folder(tmp_path_factory.mktemp("audio"))
-
-
 def test_cached_latents_train_like_fresh_ones(folder, tmp_path):
     cache = [f"cache.path={tmp_path / 'cache'}"]
     losses = []

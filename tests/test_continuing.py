@@ -19,11 +19,6 @@ from .helpers.payload import Payload
 from .helpers.runs import one_epoch, solver_in
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_folder(tmp_path_factory.mktemp("audio"))
-
-
 def test_one_epoch_then_continue_from_its_export(folder, tmp_path):
     """Train, export, continue: weights, latent statistics and quality statistics arrive."""
     with solver_in(tmp_path / "a", *one_epoch(folder)) as solver:

@@ -35,11 +35,6 @@ SMALL = [
 ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_folder(tmp_path_factory.mktemp("audio"))
-
-
 def argv(folder, trained, *more):
     return [*SMALL, f"folder={folder}", f"continue_from={trained.export}", *more]
 

@@ -16,7 +16,6 @@ from audiocraft_qamdt import cli
 from audiocraft_qamdt.checkpoints import adapters, loading, store
 from audiocraft_qamdt.generation.qamdt import QAMDT
 
-from .helpers.audio_folder import make_folder
 from .helpers.runs import (
     FINE_TUNED,
     checkpoint,
@@ -39,11 +38,6 @@ SMALL = [
     "optim.lr=1e-2",
     "generate.steps=2",
 ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_folder(tmp_path_factory.mktemp("audio"))
 
 
 def argv(folder, trained, *more):

@@ -14,11 +14,6 @@ from .helpers.runs import history, one_epoch, solver_in
 from .models.test_compiling import needs_compiler
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_folder(tmp_path_factory.mktemp("audio"))
-
-
 def stage(solver, name):
     """Put the solver into a stage, as `run_stage` does."""
     solver._current_stage = name

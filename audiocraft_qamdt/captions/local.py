@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import torch
 
+from ..utils.errors import first_line
+
 if tp.TYPE_CHECKING:
     from transformers import PretrainedConfig, ProcessorMixin
 
@@ -31,8 +33,9 @@ def loading(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RuntimeError(f"model {name!r} could not be loaded: {reason}\nGive a hub id or a local folder.") from error
+        raise RuntimeError(
+            f"model {name!r} could not be loaded: {first_line(error)}\nGive a hub id or a local folder."
+        ) from error
 
 
 def load_pretrained(name: str, device: str, dtype: str) -> tuple[GenerativeModel, ProcessorMixin, bool]:

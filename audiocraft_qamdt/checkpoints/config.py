@@ -12,6 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from ..utils.composing import compose_config
+from ..utils.errors import first_line
 from ..utils.reading import JsonObject, JsonValue
 
 OPEN = ("datasource", "optim", "schedule", "metrics", "evaluate", "slurm", "wandb", "tensorboard", "logging", "dora")
@@ -61,7 +62,7 @@ def read(path: Path, check_keys: bool = True) -> DictConfig:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{path}: damaged ({first_line(error)})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: damaged (no JSON object)")
     _refuse_interpolations(content, f"{path}: ", "${")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from ..utils.errors import first_line
 from ..utils.files import locked
 from ..utils.memory import free_memory
 
@@ -145,8 +146,9 @@ def _naming(name: str) -> Iterator[None]:
     except (HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise OSError(error.errno, error.strerror, name) from error
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise FileNotFoundError(f"{name}: neither a file here nor a checkpoint on the hub ({reason})") from error
+        raise FileNotFoundError(
+            f"{name}: neither a file here nor a checkpoint on the hub ({first_line(error)})"
+        ) from error
 
 
 def _chosen(asked: Name, sizes: dict[str, int]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from ..compat import prepare
+from ..utils.errors import first_line
 from ..utils.files import recover
 from . import adapters, config, hub, official, parts
 from .store import (
@@ -19,7 +20,6 @@ from .store import (
     QUALITY,
     WEIGHTS,
     TrainedModel,
-    first_line,
     is_export,
     load_safely,
     read_export,
@@ -77,10 +77,10 @@ def _load(name: str | Path) -> TrainedModel:
 
 def _nothing(name: str) -> FileNotFoundError:
     """Say that there is nothing of that name, and what a name may be."""
-    prepare()
-    from audiocraft import train
-
     if name.startswith("//sig/"):
+        prepare()
+        from audiocraft import train
+
         return FileNotFoundError(
             f"{name}: no run of this signature has a checkpoint in {train.main.dora.dir / 'xps'} "
             "(AUDIOCRAFT_DORA_DIR names another folder of runs)"

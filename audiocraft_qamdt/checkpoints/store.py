@@ -18,6 +18,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from ..utils.errors import first_line
 from ..utils.files import refuse_foreign, replacing_folder
 from ..utils.reading import JsonObject
 from . import config, parts
@@ -258,6 +259,11 @@ def _flatten(trained: TrainedModel) -> tp.Iterator[tuple[str, Tensor]]:
         yield CODEC_PROBE, trained.codec_probe
 
 
+def in_package(folder: Path) -> bool:
+    """Tell whether a folder is that of a model in the package."""
+    return folder.resolve() in (EMBEDDED, FAST)
+
+
 def read_export(folder: Path, own: bool = True) -> TrainedModel:
     """Read an export's folder.
 
@@ -298,7 +304,7 @@ def _read_quality(path: Path) -> JsonObject:
 
 def _read_config(folder: Path, own: bool) -> DictConfig:
     # ours is tested instead: to know all keys takes half a second
-    cfg = config.read(folder / CONFIG, check_keys=folder.resolve() not in (EMBEDDED, FAST))
+    cfg = config.read(folder / CONFIG, check_keys=not in_package(folder))
     used = parts.in_use(cfg)
     for key in parts.PART_KEYS:
         value = OmegaConf.select(cfg, key)
@@ -309,7 +315,3 @@ def _read_config(folder: Path, own: bool) -> DictConfig:
         inside = parts.locate(folder, value, f"{folder / CONFIG}: {key}") if key in used else None
         OmegaConf.update(cfg, key, inside)
     return cfg
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,6 +16,7 @@ from .. import builders
 from ..checkpoints import config, loading, parts, store
 from ..latents.spectral_vae import WEIGHTS as PACKAGED_CODEC
 from ..latents.spectral_vae import SpectralVAECodec
+from ..utils.errors import first_line
 from ..utils.reading import JsonObject
 from .qamdt import QAMDT
 
@@ -69,7 +70,7 @@ def export_trained(trained: store.TrainedModel, out: str | Path, card: Card, nam
         cfg=tp.cast(DictConfig, OmegaConf.create(content)),
         quality_statistics=_plain(trained.quality_statistics),
     )
-    used = _used_parts(trained, into_package=out.resolve() in (store.EMBEDDED, store.FAST))
+    used = _used_parts(trained, into_package=store.in_package(out))
     reference = check_audio(trained)
 
     def finish(folder: Path) -> None:
@@ -228,4 +229,4 @@ def push(folder: str | Path, hub_id: str, *, private: bool = False, revision: st
     except OSError:  # what the hub answers
         raise
     except Exception as error:  # of the HTTP client, which one differs between versions of huggingface_hub
-        raise OSError(f"the hub cannot be reached, {hub_id} is not uploaded: {store.first_line(error)}") from error
+        raise OSError(f"the hub cannot be reached, {hub_id} is not uploaded: {first_line(error)}") from error

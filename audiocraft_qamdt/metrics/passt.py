@@ -14,6 +14,7 @@ from ..compat import prepare
 from ..utils.patching import replaced
 from .base import Network, Outputs
 from .weights import label, read_weights, weights_of
+from .windows import repeated
 
 RELEASE = "https://github.com/kkoutini/PaSST/releases/download/"
 
@@ -108,7 +109,7 @@ class PasstNetwork(Network):
         from audiocraft.metrics.kld import _patch_passt_stft
 
         needed = self.metric.min_input_frames * sample_rate // self.metric.model_sample_rate + sample_rate // 100
-        audio = audio.float().repeat(max(1, -(-needed // len(audio))))
+        audio = repeated(audio.float(), needed)
         stretches = self.metric._process_audio(audio[None], sample_rate, len(audio))
         # hear21passt prints, and calls torch.stft as it once was: AudioCraft's own remedies
         with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), _patch_passt_stft():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .base import Network, Outputs
 from .weights import label, read_weights, weights_of
+from .windows import repeated
 
 URL = "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth"
 SAMPLE_RATE = 16000
@@ -41,7 +42,7 @@ def _mel(hertz: Tensor) -> Tensor:
 def log_mel_examples(audio: Tensor, mel: Tensor) -> Tensor:
     """Return log-mel examples [n, 96, 64] of mono audio [S] at 16 kHz; audio too short for one is repeated."""
     needed = WINDOW + (FRAMES - 1) * HOP
-    audio = audio.repeat(max(1, -(-needed // len(audio))))
+    audio = repeated(audio, needed)
     frames = audio.unfold(0, WINDOW, HOP) * torch.hann_window(WINDOW, device=audio.device)
     log_mel = (torch.fft.rfft(frames, FFT).abs() @ mel + OFFSET).log()
     return log_mel.unfold(0, FRAMES, FRAMES).transpose(1, 2)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checkpoints.store import load_safely
 from ..compat import prepare
-from ..utils.errors import MissingWeights
+from ..utils.errors import MissingWeights, first_line
 
 
 @contextmanager
@@ -30,9 +30,8 @@ def weights_of(what: str, source: str, place: str) -> tp.Iterator[None]:
     except (ValueError, ImportError, MissingWeights):
         raise
     except Exception as error:  # whatever the hub, the file system or a library raises, the user needs one message
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MissingWeights(
-            f"{what}: the weights could not be loaded ({reason}).\nGet them from {source}, and {place}. "
+            f"{what}: the weights could not be loaded ({first_line(error)}).\nGet them from {source}, and {place}. "
             "The metrics of solver/qamdt/evaluation=playground need none."
         ) from error
 

@@ -7,6 +7,7 @@ and 13.9 s without.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Sequence
@@ -20,7 +21,17 @@ from torch import Tensor
 ENABLED = os.environ.get("QAMDT_CPU_KERNELS", "1") != "0"
 
 _CPU_INFO = Path("/proc/cpuinfo")
-_PROCESSOR = _CPU_INFO.read_text() if _CPU_INFO.exists() else ""  # elsewhere than on Linux, nothing is known of it
+
+
+def _first_processor() -> str:
+    """Return what Linux says of the first processor; elsewhere nothing is known of it."""
+    if not _CPU_INFO.exists():
+        return ""
+    with _CPU_INFO.open() as file:  # a server's file has a paragraph for each of its hundreds of cores
+        return "".join(itertools.takewhile(str.strip, file))
+
+
+_PROCESSOR = _first_processor()
 
 # ---- linear layers through the faster library
 #

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..utils.dora import config_groups
+from ..utils.errors import first_line
 
 ERRORS = (HydraException, OmegaConfBaseException, AssertionError, ValueError)
 """What Hydra, OmegaConf and Dora raise for overrides that they cannot use."""
@@ -94,7 +95,7 @@ def _reason(main: HydraMain, before: tp.Sequence[str], override: str, error: Exc
     key, equals, _ = override.partition("=")
     if not equals:
         return "an override is key=value"
-    reason = str(error).strip().splitlines()[0]
+    reason = first_line(error)
     if not reason.startswith(("Could not override", "Key ")):
         return reason
     keys = _keys(OmegaConf.to_container(main.get_xp(before).cfg))

@@ -18,6 +18,11 @@ _PACKAGE = str(Path(__file__).resolve().parent.parent)
 _QUOTED = "quote it twice for Hydra, '{key}=\"{value}\"', with \\ before each quotation mark inside"
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def reporting(call: tp.Callable[[], int | None]) -> int:
     """Call a command; a mistake of the user becomes one line in the log, a bug stays a traceback.
 
@@ -89,7 +94,6 @@ def needing_weights(what: str, key: str, otherwise: str = _WITHOUT_WEIGHTS) -> t
     except ValueError:  # a setting that does not fit, not weights that are missing
         raise
     except Exception as error:  # whatever the hub, the file system or the library raises, the user needs one message
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MissingWeights(
-            f"{what} could not be loaded: {reason}\nSet {key} to a local copy, or {otherwise}."
+            f"{what} could not be loaded: {first_line(error)}\nSet {key} to a local copy, or {otherwise}."
         ) from error
