@@ -180,7 +180,9 @@ def test_on_a_terminal_the_table_is_redrawn_and_each_device_has_one_process(fold
     while chunk := read_terminal(ours):
         shown.append(chunk)
         for pid in filter(lives, pids(tmp_path)):
-            devices[pid] = environment_of(pid).get("CUDA_VISIBLE_DEVICES")
+            # A process that has just ended has no environment any more.
+            if inherited := environment_of(pid):
+                devices[pid] = inherited.get("CUDA_VISIBLE_DEVICES")
     os.close(ours)
     screens = b"".join(shown).decode(errors="replace").split("\x1b[H\x1b[2J")
     assert runner.wait(60) == 0, screens[-1]
