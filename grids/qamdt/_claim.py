@@ -18,6 +18,7 @@ from audiocraft_qamdt.utils.dora import argv_of, main_of
 
 from ._sweep import NO_QUALITY, NOISE, evaluate, listed, recipe, sweep
 
+SOLVER = "qamdt/playground_small"
 AWAY_FROM_THE_WORST = ["quality.null_level=1"]
 """Asked for the best, guidance leads away from the lowest level, as the paper's does, and not from unknown quality."""
 QUALITY = [
@@ -55,9 +56,9 @@ def claim(launcher: Launcher, dset: str) -> None:
     if not os.environ.get("QAMDT_DSET"):
         launcher.bind_(f"dset={dset}")
     none = [*NO_QUALITY, *latents(dset)]
-    sweep(launcher, none, *filtered(dset), *([*arm, *latents(dset)] for arm in QUALITY))
+    sweep(launcher, none, *filtered(dset), *([*arm, *latents(dset)] for arm in QUALITY), solver=SOLVER)
     sources = []
     for seed in listed("QAMDT_SEEDS", "0,1,2"):
-        trained = checked(main_of(launcher), [*argv_of(launcher), *recipe(), f"seed={seed}", *none])
-        sources.append(([*recipe(), f"seed={seed}", *NO_QUALITY], f"//sig/{trained.sig}"))
+        trained = checked(main_of(launcher), [*argv_of(launcher), *recipe(SOLVER), f"seed={seed}", *none])
+        sources.append(([*recipe(SOLVER), f"seed={seed}", *NO_QUALITY], f"//sig/{trained.sig}"))
     evaluate(launcher, sources, [NEGATIVE])

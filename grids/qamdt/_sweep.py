@@ -20,7 +20,7 @@ from dora.log import fatal
 
 from audiocraft_qamdt.utils.dora import main_of
 
-SMALL = ("qamdt/playground", "qamdt/debug")
+SMALL = ("qamdt/playground", "qamdt/playground_small", "qamdt/debug")
 NO_QUALITY = ["conditioner=qamdt/none", "generate.quality=null"]
 """A model that knows text alone, and is asked for nothing else."""
 NOISE = ["conditioner=qamdt/noise", "generate.quality=null"]
@@ -49,7 +49,7 @@ def recipe(default: str = SMALL[0]) -> list[str]:
     return [*overrides, "generate.quality=5", *shlex.split(os.environ.get("QAMDT_ARGS", ""))]
 
 
-def sweep(launcher: Launcher, *arms: list[str]) -> None:
+def sweep(launcher: Launcher, *arms: list[str], solver: str = SMALL[0]) -> None:
     """Launch every arm with every seed, as one job array; the first seed of all arms comes first.
 
     A value that is the recipe's own does not change a signature: what several grids have in common is trained once.
@@ -57,11 +57,12 @@ def sweep(launcher: Launcher, *arms: list[str]) -> None:
     Args:
         launcher: its own overrides come before the recipe's.
         arms: overrides of each.
+        solver: the recipe where the environment names none.
     """
     with launcher.job_array():
         for seed in listed("QAMDT_SEEDS", "0,1,2"):
             for arm in arms:
-                launcher(*recipe(), f"seed={seed}", *arm)
+                launcher(*recipe(solver), f"seed={seed}", *arm)
 
 
 def evaluate(launcher: Launcher, sources: list[tuple[list[str], str]], *arms: list[str]) -> None:
