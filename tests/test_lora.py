@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from audiocraft_qamdt import cli
 from audiocraft_qamdt.checkpoints import adapters, loading, store
 from audiocraft_qamdt.generation.qamdt import QAMDT
+from audiocraft_qamdt.training.base_model import adopt_base
 
 from .helpers.runs import (
     FINE_TUNED,
@@ -23,6 +24,7 @@ from .helpers.runs import (
     experiment,
     history,
     log_of,
+    main_in,
     solver_in,
     stopped_and_resumed,
     valid_losses,
@@ -249,6 +251,16 @@ def test_memory_without_activations_is_what_the_manual_calculates(tuned):
 
 def test_levels_stay_those_of_the_model(tuned, trained):
     assert tuned.quality_statistics == loading.load(trained.export).quality_statistics
+
+
+@pytest.mark.parametrize("recipe", ["lora", "distill"])
+def test_segments_are_cut_as_the_model_learned_them_unless_it_is_said_otherwise(tmp_path, recipe):
+    main = main_in(tmp_path)
+    for typed, expected in (((), 1.0), (("dataset.min_segment_ratio=0.5",), 0.5)):
+        xp = main.get_xp([f"solver=qamdt/{recipe}", *typed])
+        adopt_base(xp.cfg, xp.cfg, typed)
+        assert xp.cfg.dataset.segment_duration == 4.096
+        assert xp.cfg.dataset.min_segment_ratio == expected
 
 
 @pytest.mark.parametrize(

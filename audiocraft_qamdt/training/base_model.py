@@ -100,8 +100,9 @@ def _adopt(cfg: DictConfig, base: store.TrainedModel, chosen: tp.Sequence[str]) 
                 OmegaConf.update(cfg, key, OmegaConf.select(base.cfg, key))
         for key, value in own.items():
             OmegaConf.update(cfg, key, value)
-        if cfg.dataset.segment_duration is None:
-            cfg.dataset.segment_duration = base.cfg.dataset.segment_duration
+        for key in ("segment_duration", "min_segment_ratio"):
+            if cfg.dataset[key] is None:
+                cfg.dataset[key] = base.cfg.dataset[key]
         if base.quality_statistics:  # levels mean what they meant to the model, whatever the new tracks are like
             cfg.quality.statistics = base.quality_statistics
 
