@@ -1,6 +1,6 @@
 """Set recipe, data set, seeds and evaluation of this folder's grids, from the environment.
 
-QAMDT_SOLVER      recipe (default: qamdt/playground)
+QAMDT_SOLVER      recipe (default: qamdt/playground, of the claim qamdt/playground_small)
 QAMDT_DSET        data set (default: the recipe's own)
 QAMDT_SEEDS       values of `seed` (default: 0,1,2)
 QAMDT_ARGS        more overrides for every run, e.g. "optim.epochs=1 num_threads=1"
