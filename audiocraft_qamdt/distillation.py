@@ -83,7 +83,9 @@ class DistillationSolver(QAMDTSolver):
             )
         return teacher
 
-    def _losses(self, idx: int, latents: Tensor, infos: list[QualityMusicInfo]) -> tuple[Tensor, Tensor]:
+    def _losses(
+        self, idx: int, latents: Tensor, infos: list[QualityMusicInfo]
+    ) -> tuple[Tensor, Tensor, list[QualityMusicInfo]]:
         attributes = self._attributes(idx, infos)
         jumps = self._draw_jumps(idx, latents) if self.is_training else self._fixed_jumps(idx, latents)
         schedule = self.objective.schedule
@@ -93,7 +95,7 @@ class DistillationSolver(QAMDTSolver):
         with self.autocast:
             conditions = self.model.encode_conditions(attributes)
             prediction = self.predict(noisy, start.timesteps, guidance=jumps.weights, **conditions)
-        return few_steps.loss(schedule, prediction.float(), target, noisy, start), start.timesteps
+        return few_steps.loss(schedule, prediction.float(), target, noisy, start), start.timesteps, infos
 
     @torch.no_grad()
     def _reached(self, attributes: list[ConditioningAttributes], noisy: Tensor, jumps: Jumps) -> Tensor:

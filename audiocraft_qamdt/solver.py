@@ -48,11 +48,15 @@ _VALIDATION = "validation"
 
 @dataclass
 class Draws:
-    """Random draws of one step: noise [B, C, T, F], timesteps [B], and the masked tokens (None = none)."""
+    """Random draws of one step: noise [B, C, T, F], timesteps [B], the masked tokens (None = none).
+
+    And which item of the batch each timestep is for, [B] (None = each has its own).
+    """
 
     noise: Tensor
     timesteps: Tensor
     mask: TokenMask | None
+    items: Tensor | None = None
 
 
 class QAMDTSolver(EvaluatingSolver):
@@ -251,8 +255,8 @@ class QAMDTSolver(EvaluatingSolver):
     def run_step(self, idx: int, batch: Batch, metrics: dict) -> dict:  # type: ignore[override]
         """Run one training or validation step."""
         latents, infos = self._latents_and_infos(batch)
-        losses, timesteps = self._losses(idx, latents, infos)
-        self.loss_parts.add(losses, timesteps, self._levels(infos))
+        losses, timesteps, trained = self._losses(idx, latents, infos)
+        self.loss_parts.add(losses, timesteps, self._levels(trained))
         loss = losses.mean()
         self.deadlock_detect.update("loss")
         if self.is_training:
@@ -262,15 +266,19 @@ class QAMDTSolver(EvaluatingSolver):
         metrics["unscored"] = sum(info.pmos is None for info in infos) / len(infos)
         return metrics
 
-    def _losses(self, idx: int, latents: Tensor, infos: list[QualityMusicInfo]) -> tuple[Tensor, Tensor]:
-        """Return the loss of each item and its timestep, [B] each."""
+    def _losses(
+        self, idx: int, latents: Tensor, infos: list[QualityMusicInfo]
+    ) -> tuple[Tensor, Tensor, list[QualityMusicInfo]]:
+        """Return the losses [B], and the timestep [B] and item that each is of."""
+        draws = self._draw(idx, latents, infos) if self.is_training else self._draw_fixed(idx, latents)
+        if draws.items is not None:
+            latents, infos = latents[draws.items], [infos[item] for item in draws.items.tolist()]
         with self.autocast:
             conditions = self.model.encode_conditions(self._attributes(idx, infos))
-        draws = self._draw(idx, latents, infos) if self.is_training else self._draw_fixed(idx, latents)
         noisy = self.objective.add_noise(latents, draws.noise, draws.timesteps)
         with self.autocast:
             prediction = self.predict(noisy, draws.timesteps, mask=draws.mask, **conditions)
-        return self.objective.loss(prediction, latents, draws.noise, draws.timesteps), draws.timesteps
+        return self.objective.loss(prediction, latents, draws.noise, draws.timesteps), draws.timesteps, infos
 
     @torch.no_grad()
     def _latents_and_infos(self, batch: Batch) -> tuple[Tensor, list[QualityMusicInfo]]:
@@ -299,23 +307,26 @@ class QAMDTSolver(EvaluatingSolver):
     def _draw(self, idx: int, latents: Tensor, infos: list[QualityMusicInfo]) -> Draws:
         generator = keyed_generator(*self._step_key(idx), "diffusion", device=self.device)
         timesteps = self.objective.draw_timesteps(len(latents), generator, latents[0, 0].numel())
-        timesteps = self._raised(idx, timesteps, latents[0, 0].numel(), infos)
+        timesteps, items = self._allowed(idx, timesteps, latents[0, 0].numel(), infos)
         noise = torch.randn(latents.shape, generator=generator, device=self.device)
         grid = self.model.backbone.grid(latents.shape[2])
         mask = None
         if grid is not None:  # a U-Net has no tokens to hide
             low, high = self.cfg.masking.ratio, self.cfg.masking.ratio + self.cfg.masking.spread
             mask = draw_mask(self.cfg.masking.kind, len(latents), grid, (low, high), generator, self.device)
-        return Draws(noise, timesteps, mask)
+        return Draws(noise, timesteps, mask, items)
 
-    def _raised(self, idx: int, timesteps: Tensor, positions: int, infos: list[QualityMusicInfo]) -> Tensor:
-        """Draw timesteps again that are below the noise range of an item's level."""
+    def _allowed(
+        self, idx: int, timesteps: Tensor, positions: int, infos: list[QualityMusicInfo]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Give timesteps below the noise range of an item's level to other items; draw those again that none takes."""
         if self.lowest_timesteps is None:
-            return timesteps
+            return timesteps, None
         lowest = torch.tensor([self.lowest_timesteps[level] for level in self._levels(infos)], device=self.device)
         # A generator of its own: noise and masks stay those of the same run without a noise range.
         generator = keyed_generator(*self._step_key(idx), "noise range", device=self.device)
-        return self.objective.raise_timesteps(timesteps, lowest, generator, positions)
+        items = self.objective.allowed_items(timesteps, lowest, generator)
+        return self.objective.raise_timesteps(timesteps, lowest[items], generator, positions), items
 
     def _levels(self, infos: list[QualityMusicInfo]) -> list[int]:
         """Return the quality level of each item; 0 = unknown."""

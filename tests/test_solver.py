@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from audiocraft_qamdt.quality.noise_range import NoiseRange
+from audiocraft_qamdt.solver import QAMDTSolver
 
 from .helpers.audio_folder import make_folder
 from .helpers.runs import history, one_epoch, solver_in
@@ -54,7 +55,7 @@ def test_draws_are_keyed_by_seed_rank_and_step(folder, tmp_path, monkeypatch):
 RANGE = "quality.noise_range=[800,600,400,200,0]"
 
 
-def test_a_noise_range_raises_what_worse_levels_draw_and_changes_nothing_else(folder, tmp_path):
+def test_a_noise_range_gives_what_worse_levels_draw_to_better_ones_and_changes_nothing_else(folder, tmp_path):
     latents, drawn = torch.zeros(4, 16, 160, 16), []
     for index, more in enumerate(([], [RANGE])):
         with solver_in(tmp_path / str(index), *one_epoch(folder, "quality.rule=even", *more)) as solver:
@@ -65,14 +66,35 @@ def test_a_noise_range_raises_what_worse_levels_draw_and_changes_nothing_else(fo
                 drawn.append(
                     (solver._draw(step, latents, infos), [solver.qamdt.rule.level(i.pmos or 1) for i in infos])
                 )
-    for (plain, levels), (raised, _) in zip(drawn[:40], drawn[40:], strict=True):
+    given = 0
+    for (plain, levels), (moved, _) in zip(drawn[:40], drawn[40:], strict=True):
         lowest = torch.tensor([1000 - 200 * level for level in levels])
         allowed = plain.timesteps >= lowest
-        assert (raised.timesteps >= lowest).all()
-        assert torch.equal(raised.timesteps[allowed], plain.timesteps[allowed])
-        assert torch.equal(raised.noise, plain.noise)
-        assert torch.equal(raised.mask.hidden, plain.mask.hidden)
-    assert any(not torch.equal(a.timesteps, b.timesteps) for (a, _), (b, _) in zip(drawn[:40], drawn[40:], strict=True))
+        somebody = (plain.timesteps[:, None] >= lowest[None]).any(dim=1)
+        assert plain.items is None
+        assert (moved.timesteps >= lowest[moved.items]).all()
+        assert torch.equal(moved.items[allowed], torch.arange(4)[allowed])
+        assert torch.equal(moved.timesteps[somebody], plain.timesteps[somebody])
+        assert torch.equal(moved.noise, plain.noise)
+        assert torch.equal(moved.mask.hidden, plain.mask.hidden)
+        given += (moved.items != torch.arange(4)).sum().item()
+    assert given > 0
+
+
+def test_an_item_that_takes_anothers_timestep_is_trained_with_its_own_words(folder, tmp_path):
+    with solver_in(tmp_path, *one_epoch(folder, "quality.rule=even", RANGE)) as solver:
+        stage(solver, "train")
+        latents, infos = solver._latents_and_infos(next(iter(solver.dataloaders["train"])))
+        for info, pmos in zip(infos, (5.0, 1.0, 1.0, 1.0), strict=True):
+            info.pmos = pmos
+        seen = []
+        solver._attributes = lambda idx, chosen: seen.extend(chosen) or QAMDTSolver._attributes(solver, idx, chosen)
+        draws = solver._draw(0, latents, infos)
+        _, timesteps, trained = solver._losses(0, latents, infos)
+        assert torch.equal(timesteps, draws.timesteps)
+        assert [infos.index(info) for info in trained] == draws.items.tolist()
+        assert trained == seen
+        assert draws.items.tolist().count(0) > 1
 
 
 def measured_range(folder, lowest):

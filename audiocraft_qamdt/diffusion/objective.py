@@ -251,6 +251,27 @@ class DiffusionObjective(nn.Module):
         again = again.clamp(lowest, torch.full_like(lowest, steps if flow else steps - 1)).to(timesteps.dtype)
         return torch.where(timesteps < lowest, again, timesteps)
 
+    @staticmethod
+    def allowed_items(timesteps: Tensor, lowest: Tensor, generator: torch.Generator) -> Tensor:
+        """Give each timestep an item that is allowed there: its own, else any other of the batch.
+
+        So every noise level is trained as often as without lowest timesteps, on whatever teaches there (Ambient
+        Diffusion Omni, arXiv 2506.10038). A timestep that no item is allowed at keeps its own, for `raise_timesteps`.
+
+        Args:
+            timesteps: [B], of `draw_timesteps`.
+            lowest: [B], of each item.
+            generator: where the randomness comes from, B numbers for each timestep.
+        Returns:
+            indices into the batch, [B].
+        """
+        batch = len(timesteps)
+        own = torch.eye(batch, device=generator.device)
+        random = torch.rand(batch, batch, generator=generator, device=generator.device)
+        allowed = timesteps[:, None] >= lowest[None]
+        # In this order: its own and allowed, another and allowed, its own and not, another and not.
+        return torch.where(allowed, random + own, own - 2).argmax(dim=1)
+
     def _share_of(self, time: Tensor, positions: int) -> Tensor:
         """Return the share that `_timesteps` makes a time in [0, 1] of."""
         if not isinstance(self.schedule, FlowSchedule):

@@ -106,6 +106,22 @@ def test_raised_timesteps_are_distributed_as_if_drawn_until_allowed(schedule, dr
         assert raised.double().quantile(share).item() == pytest.approx(allowed.double().quantile(share).item(), abs=8)
 
 
+def test_timesteps_that_an_item_may_not_teach_go_to_others_of_the_batch_at_random():
+    timesteps = torch.tensor([950, 100, 500, 300, 700])
+    lowest = torch.tensor([900.0, 600.0, 0.0, 0.0, 600.0])
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.stack([DiffusionObjective.allowed_items(timesteps, lowest, generator) for _ in range(2000)])
+    assert (chosen[:, [0, 2, 3, 4]] == torch.tensor([0, 2, 3, 4])).all(), "what is allowed stays"
+    assert chosen[:, 1].unique().tolist() == [2, 3]
+    assert (chosen[:, 1] == 2).double().mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_timestep_that_no_item_may_teach_stays_with_its_own():
+    generator = torch.Generator().manual_seed(0)
+    lowest = torch.tensor([900.0, 800.0, 600.0])
+    assert DiffusionObjective.allowed_items(torch.tensor([10, 500, 20]), lowest, generator).tolist() == [0, 1, 2]
+
+
 def test_items_that_were_allowed_keep_their_timestep_and_each_keeps_one():
     objective = DiffusionObjective(NoiseSchedule())
     drawn = torch.tensor([10, 400, 900, 3])
