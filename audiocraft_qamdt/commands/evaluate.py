@@ -34,7 +34,7 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument(
         "--metrics",
         help="comma-separated: frechet:NETWORK, kad:NETWORK, coverage:NETWORK, inception:NETWORK, kl:NETWORK, "
-        "clap:clap, pmos:PREDICTOR, aesthetics, silence; "
+        "agreement:NETWORK, clap:clap, pmos:PREDICTOR, aesthetics, silence; "
         "NETWORK is playground, vggish, passt, panns, clap, encodec, mert, openl3 or another package's, with "
         f"=CHECKPOINT for other weights (default: {DEFAULT_METRICS}; with --calibrate more)",
     )

@@ -1,4 +1,4 @@
-"""Inception score and KL divergence over the class probabilities of a classifier."""
+"""Inception score, KL divergence and agreement over the class probabilities of a classifier."""
 
 from __future__ import annotations
 
@@ -133,3 +133,32 @@ class KLDivergence(MeanMetric):
         reverse = kl_divergence(reference, generated, CLIPPING).item()
         found = {"kl": forward, "kl_reverse": reverse, "kl_both": forward + reverse}
         return {quantity: found[quantity] for quantity in self.quantities}
+
+
+class ClassAgreement(MeanMetric):
+    """Share of generated clips in which a classifier hears the class that it hears in the clip's own reference.
+
+    Of clips generated for the references' descriptions, it says how many are what the words ask for: over `playground`
+    those with the genre and the lead instrument.
+
+    Args:
+        network: a classifier.
+    Raises:
+        ValueError: it is none.
+    """
+
+    needs = frozenset({"pairs"})
+    quantities = ("agreement",)
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        _classes(network)
+        self.network, self.instrument = network, network.name
+        self.reference: dict[str, int] = {}
+
+    def add_reference(self, clip: Clip) -> None:
+        self.reference[clip.name] = int(probabilities(clip, self.network).argmax())
+
+    def measure(self, clip: Clip) -> dict[str, float]:
+        found = int(probabilities(clip, self.network).argmax())
+        return {"agreement": float(found == self.reference.pop(clip.name))}

@@ -19,7 +19,7 @@ from .clap import ClapNetwork, TextAgreement
 from .coverage import DensityCoverage, KernelDistance
 from .frechet import FrechetMetric
 from .networks import Networks, network_names
-from .probabilities import InceptionScore, KLDivergence, SplitInceptionScore
+from .probabilities import ClassAgreement, InceptionScore, KLDivergence, SplitInceptionScore
 from .signal import Aesthetics, LevelShares, PredictedMOS, RealTimeFactor
 
 Switch = bool | str | tp.Sequence[str] | None
@@ -111,7 +111,7 @@ MORE_IS_BETTER: dict[str, bool] = {
     **dict.fromkeys(
         ("loss", "frechet", "frechet_inf", "kad", "kl", "kl_reverse", "kl_both", "silent", "clipped", "rtf"), False
     ),
-    **dict.fromkeys(("inception", "density", "coverage", "clap", "pmos", "pq", "ce", "cu"), True),
+    **dict.fromkeys(("inception", "density", "coverage", "agreement", "clap", "pmos", "pq", "ce", "cu"), True),
     **_AUDIOCRAFT_MORE_IS_BETTER,
     **{f"{AUDIOCRAFT}{name}": better for name, better in _AUDIOCRAFT_MORE_IS_BETTER.items()},
 }
@@ -132,6 +132,7 @@ METRICS: dict[str, Callable[[str, Setup], Metric]] = {
     "coverage": _samples("coverage", DensityCoverage),
     "inception": _inception,
     "kl": lambda network, setup: KLDivergence(setup.networks.get(_named("kl", network)), setup.networks.protocol.kl),
+    "agreement": _samples("agreement", ClassAgreement),
     "clap": _clap,
     "pmos": _pmos,
     "aesthetics": lambda checkpoint, setup: Aesthetics(AudioboxAxes(checkpoint, setup.device)),

@@ -19,6 +19,7 @@ COLUMNS = {
     "frechet": ("frechet", "audiocraft_fad", "fad"),
     "kl": ("kl", "audiocraft_kld", "kld"),
     "inception": ("inception",),
+    "agreement": ("agreement",),
     "clap": ("clap", "audiocraft_text_consistency", "text_consistency"),
     "pmos": ("pmos",),
     "silent": ("silent",),

@@ -13,7 +13,7 @@ from torch import multiprocessing
 from audiocraft_qamdt.metrics.base import Batch, Clip, Metric, Network, Outputs
 from audiocraft_qamdt.metrics.coverage import DensityCoverage, KernelDistance
 from audiocraft_qamdt.metrics.frechet import FrechetMetric, Moments, frechet_distance
-from audiocraft_qamdt.metrics.probabilities import InceptionScore, KLDivergence, SplitInceptionScore
+from audiocraft_qamdt.metrics.probabilities import ClassAgreement, InceptionScore, KLDivergence, SplitInceptionScore
 from audiocraft_qamdt.metrics.signal import LevelShares
 from audiocraft_qamdt.metrics.table import Evaluation, sum_over_ranks
 
@@ -60,7 +60,7 @@ class Classes(Rows):
 def all_kinds() -> list[Metric]:
     """A metric of each way to combine what processes took in."""
     network = Classes()
-    kinds = (FrechetMetric, KernelDistance, DensityCoverage, InceptionScore, KLDivergence)
+    kinds = (FrechetMetric, KernelDistance, DensityCoverage, InceptionScore, KLDivergence, ClassAgreement)
     return [*(kind(network) for kind in kinds), SplitInceptionScore(network, 3), LevelShares()]
 
 

@@ -10,7 +10,7 @@ import torch
 
 from audiocraft_qamdt.metrics.base import Batch, Clip, Network, Number, Outputs
 from audiocraft_qamdt.metrics.networks import Networks, PlaygroundNetwork
-from audiocraft_qamdt.metrics.probabilities import InceptionScore, KLDivergence
+from audiocraft_qamdt.metrics.probabilities import ClassAgreement, InceptionScore, KLDivergence
 from audiocraft_qamdt.metrics.signal import LevelShares, PredictedMOS, RealTimeFactor, normalize
 from audiocraft_qamdt.metrics.table import METRICS, Evaluation, Setup, build_metrics
 from audiocraft_qamdt.playground.synthesis import compose, render
@@ -24,6 +24,12 @@ class Given(Network):
 
     def __call__(self, audio: torch.Tensor, sample_rate: int) -> Outputs:
         return Outputs(torch.zeros(1, 1), audio)
+
+
+class Embedding(Given):
+    """A network that gives no probabilities."""
+
+    name, classes = "embedding", None
 
 
 def given(*rows: list[float]) -> list[Clip]:
@@ -54,6 +60,14 @@ def test_inception_score_is_torchmetrics_in_one_split():
     theirs.update(logits[:, :, None, None])
     found = values(InceptionScore(Given()), Batch(given(*logits.softmax(1).tolist())))
     assert found["inception"] == pytest.approx(theirs.compute()[0].item(), rel=1e-5)
+
+
+def test_agreement_is_the_share_whose_most_likely_class_is_the_references():
+    generated = given([0.4, 0.3, 0.3, 0.0], [0.1, 0.2, 0.3, 0.4], [0.0, 1.0, 0.0, 0.0], [0.7, 0.1, 0.1, 0.1])
+    reference = given([0.9, 0.1, 0.0, 0.0], [0.4, 0.3, 0.2, 0.1], [0.2, 0.3, 0.3, 0.2], [0.1, 0.1, 0.1, 0.7])
+    assert values(ClassAgreement(Given()), Batch(generated, reference)) == {"agreement": 0.5}
+    with pytest.raises(ValueError, match="no class probabilities"):
+        ClassAgreement(Embedding())
 
 
 def test_kl_both_ways_with_audiocrafts_clipping():

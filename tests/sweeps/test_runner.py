@@ -137,7 +137,7 @@ def test_the_table_shows_what_a_real_history_holds(killed_and_resumed):
     assert shown["train"]["minutes"] > 0
     assert shown["train"]["ping"]
     assert shown["valid"]["loss"] == history(path)[-1]["valid"]["loss"]
-    assert set(shown["evaluate"]) == {"frechet", "kl", "inception", "pmos", "silent"}
+    assert set(shown["evaluate"]) == {"frechet", "kl", "inception", "agreement", "pmos", "silent"}
     frechet = [value for key, value in history(path)[-1]["evaluate"].items() if key.startswith("frechet_playground")]
     assert [shown["evaluate"]["frechet"]] == frechet
 
