@@ -74,6 +74,19 @@ def test_a_codec_of_the_same_name_and_shape_with_other_latents_is_not_continued(
             solver.restore()
 
 
+@pytest.mark.parametrize("kind", ["checkpoint", "export"])
+def test_a_model_is_not_measured_with_another_schedule_and_trained_on_with_a_warning(
+    folder, sources, tmp_path, kind, caplog
+):
+    other = ["diffusion.schedule.kind=flow", "diffusion.schedule.prediction=v", f"continue_from={sources[kind]}"]
+    with solver_in(tmp_path, *one_epoch(folder, *other, "execute_only=evaluate")) as solver:
+        with pytest.raises(ValueError, match=r"another schedule: diffusion.schedule.*kind=flow \(there: ddpm\)"):
+            solver.restore()
+    with solver_in(tmp_path, *one_epoch(folder, *other)) as solver:
+        solver.restore()
+    assert "another schedule" in caplog.text
+
+
 def test_a_model_on_the_hub_is_continued_by_its_name(folder, sources, tmp_path, hub_server):
     hub_server.models["me/model"] = {path.name: path.read_bytes() for path in sources["export"].iterdir()}
     expected = loading.load(sources["export"]).model

@@ -253,6 +253,17 @@ def test_levels_stay_those_of_the_model(tuned, trained):
     assert tuned.quality_statistics == loading.load(trained.export).quality_statistics
 
 
+@pytest.mark.parametrize("typed, expected", [((), None), (("quality.noise_range=[800,600,400,200,0]",), 800)])
+def test_the_noise_range_of_the_models_own_data_is_not_taken_over(tmp_path, monkeypatch, typed, expected):
+    base = loading.load(store.EMBEDDED)
+    base.cfg.quality.noise_range = "measured"
+    monkeypatch.setattr(loading, "load", lambda name: base)
+    xp = main_in(tmp_path).get_xp(["solver=qamdt/lora", *typed])
+    adopt_base(xp.cfg, xp.cfg, typed)
+    assert xp.cfg.quality.rule == base.cfg.quality.rule
+    assert (xp.cfg.quality.noise_range and xp.cfg.quality.noise_range[0]) == expected
+
+
 @pytest.mark.parametrize("recipe", ["lora", "distill"])
 def test_segments_are_cut_as_the_model_learned_them_unless_it_is_said_otherwise(tmp_path, recipe):
     main = main_in(tmp_path)

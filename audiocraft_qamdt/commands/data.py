@@ -37,16 +37,22 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         help="share of the degraded tracks whose quality changes along them",
     )
     playground.add_argument(
-        "--splits", type=_splits, help="share of each split, e.g. evaluate=1; default: train=0.7, the others 0.1 each"
+        "--splits",
+        type=_splits,
+        help="relative share of each split, e.g. evaluate=1; default: train=0.7, the others 0.1 each",
     )
     playground.set_defaults(run=_playground)
 
 
 def _splits(text: str) -> dict[str, float]:
     try:
-        return {name: float(share) for name, share in (part.split("=") for part in text.split(","))}
+        splits = {name: float(share) for name, share in (part.split("=") for part in text.split(","))}
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: give NAME=SHARE,NAME=SHARE") from error
+    for name in splits:
+        if name in ("", "..") or name != Path(name).name:
+            raise argparse.ArgumentTypeError(f"{name!r}: a split is a folder's name, without separators")
+    return splits
 
 
 def _manifest(args: argparse.Namespace) -> int:
@@ -79,5 +85,6 @@ def _playground(args: argparse.Namespace) -> int:
         changing=args.changing,
         splits=args.splits or SPLITS,
     )
-    say([f"{args.folder}: ready for dset=playground"])
+    settings = " ".join(f"datasource.{split}={args.folder / split}" for split in args.splits or SPLITS)
+    say([f"{args.folder}: ready for dset=playground {settings}"])
     return 0

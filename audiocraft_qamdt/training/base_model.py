@@ -30,6 +30,8 @@ _OF_BASE = (
 )
 """Config keys that an adapter's run takes from the model that it is for: what its weights mean depends on them."""
 _OF_BASE_UNLESS_GIVEN = ("masking", "classifier_free_guidance", "condition_dropout", "mdt.checkpointing")
+_NOT_OF_BASE = ("quality.noise_range",)
+"""Keys below those of the model that are about its training data, and not about what its weights mean."""
 _RANGES = ("distill.text_scale", "distill.quality_scale")
 
 
@@ -48,7 +50,7 @@ def adopt_base(cfg: DictConfig, xp_cfg: DictConfig, given: tp.Sequence[str]) -> 
     base = loading.load(name)
     chosen = [override.lstrip("+~").partition("=")[0] for override in given]
     for key in chosen:
-        unless_given = _is_in(key, _OF_BASE_UNLESS_GIVEN)
+        unless_given = _is_in(key, (*_OF_BASE_UNLESS_GIVEN, *_NOT_OF_BASE))
         if not unless_given and (_is_in(key, _OF_BASE) or key in ("model", "conditioner", "qamdt")):
             raise ValueError(f"{key}=: with {recipe} it comes from the model ({name}): drop that override")
     _check_student(cfg, base.cfg, f"continue_from={name}", chosen)
@@ -89,7 +91,8 @@ def recipe_from_base(cfg: DictConfig) -> str:
 
 
 def _adopt(cfg: DictConfig, base: store.TrainedModel, chosen: tp.Sequence[str]) -> None:
-    own = {key: OmegaConf.select(cfg, key) for key in chosen if _is_in(key, _OF_BASE_UNLESS_GIVEN)}
+    kept = [*(key for key in chosen if _is_in(key, _OF_BASE_UNLESS_GIVEN)), *_NOT_OF_BASE]
+    own = {key: OmegaConf.select(cfg, key) for key in kept}
     with open_dict(cfg):
         for key in (*_OF_BASE, *_OF_BASE_UNLESS_GIVEN[:-1]):
             if key in base.cfg:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import shutil
 import typing as tp
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from ..conditioning.model import QAMDTModel
 from ..data import cache
 from ..data.cache import LatentBatchLoader, LatentBatchWriter
 from ..data.dataset import QualityMusicDataset
+from ..diffusion.objective import make_schedule
 from ..generation.pipeline import PipelineOptions
 from ..generation.qamdt import QAMDT
 from ..latents.codec import LatentCodec
@@ -262,6 +264,20 @@ class RestoringSolver(MusicGenSolver):
     def _check_fits(self, source: str, weights: dict[str, Tensor], cfg: DictConfig | None) -> None:
         if not self.cfg.fsdp.use:
             store.check_fits(source, weights, cfg, self.model.state_dict(), self.cfg)
+        if cfg is not None:
+            self._check_schedule(source, cfg)
+
+    def _check_schedule(self, source: str, cfg: DictConfig) -> None:
+        """Refuse to measure weights with another schedule than theirs; to train them on is what somebody may want."""
+        there, here = (_schedule_of(each) for each in (cfg, self.cfg))
+        different = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+        if not different:
+            return
+        keys = ", ".join(f"{key}={here.get(key)} (there: {there.get(key)})" for key in different)
+        message = f"continue_from={source} was trained with another schedule: diffusion.schedule.{keys}"
+        if self.cfg.execute_only in ("evaluate", "generate"):
+            raise ValueError(f"{message}. Set it as there")
+        self.logger.warning("%s: the weights have to learn another prediction", message)
 
     def save_checkpoints(self) -> None:
         """Save as AudioCraft does, safe from a power failure; with a full disk the previous checkpoint stays alone."""
@@ -279,3 +295,10 @@ class RestoringSolver(MusicGenSolver):
                 f"checkpoint of epoch {self.epoch - 1} could not be saved in {self.folder}: {error}. "
                 f"The previous checkpoint is untouched; {remedy} to resume"
             ) from error
+
+
+def _schedule_of(cfg: DictConfig) -> dict[str, object]:
+    """Return what decides what a network predicts, by key of `diffusion.schedule`."""
+    schedule = make_schedule(**dict_from_config(cfg.diffusion.schedule))
+    fields = {key: value for key, value in asdict(schedule).items() if not key.startswith("shift")}
+    return {"kind": cfg.diffusion.schedule.get("kind", "ddpm"), **fields}

@@ -37,7 +37,7 @@ def latents(dset: str, share: str = "0") -> list[str]:
 
 def filtered(dset: str) -> list[list[str]]:
     """Arms of text alone without shares of the degraded tracks."""
-    (below,) = listed("QAMDT_BELOW", "4.1")
+    below = os.environ.get("QAMDT_BELOW", "4.1")
     return [
         [
             *NO_QUALITY,

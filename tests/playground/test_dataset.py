@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from audiocraft_qamdt import cli
 from audiocraft_qamdt.data.manifest import read_manifest, read_sidecar, write_sidecar_key
 from audiocraft_qamdt.playground.dataset import SPLITS, draw_faults, make_dataset, make_track
 from audiocraft_qamdt.playground.degradation import CALIBRATION_KINDS
@@ -163,3 +164,18 @@ def test_clean_tracks_are_what_was_played_at_the_level_of_all(tmp_path):
     levels = [np.sqrt(np.mean((make_track(3, index, 1.5, 16000)[0] / 32768) ** 2)) for index in range(20)]
     assert max(levels) < 1.01 * LEVEL
     assert np.median(levels) > 0.99 * LEVEL
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", ""])
+def test_a_split_is_a_folder_of_the_set(tmp_path, name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["playground", str(tmp_path / "set"), "--tracks", "2", "--splits", f"{name}=1"])
+    assert ended.value.code == 2
+    assert "a split is a folder's name" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_says_how_to_train_on_what_it_made(tmp_path, capsys):
+    folder = tmp_path / "set"
+    assert cli.main(["playground", str(folder), "--tracks", "2", "--duration", "1", "--splits", "train=1"]) == 0
+    assert f"dset=playground datasource.train={folder}/train" in capsys.readouterr().out
