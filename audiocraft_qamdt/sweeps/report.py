@@ -12,9 +12,10 @@ from ..metrics.table import more_is_better
 from ..utils import pages, plots
 from ..utils.files import replacing, write_lines
 from ..utils.pages import Cell
-from .arms import Arm, Statistic, Sweep, remarks
+from .arms import DEFAULT, Arm, Statistic, Sweep, remarks
 
 NAME = "report"
+LONGEST = 24  # characters of a value beside a bar
 RATIO, SPREAD, KIND = "masking.ratio", "masking.spread", "masking.kind"
 NOTHING = "–"
 ARROWS = {True: " ↑", False: " ↓", None: ""}
@@ -236,5 +237,9 @@ def mask_curves(sweep: Sweep, metric: str) -> dict[str, list[plots.Point]]:
 
 
 def _label(arm: Arm) -> str:
-    """Return an arm's values alone: a picture has no room for keys, and all arms have the same."""
-    return " ".join(map(str, arm.settings.values())) or arm.name
+    """Return what an arm sets, in few words: a picture has no room for whole keys and for what it leaves alone."""
+    if len(arm.settings) == 1:
+        return str(*arm.settings.values())
+    chosen = {key.rpartition(".")[2]: str(value) for key, value in arm.settings.items() if value != DEFAULT}
+    short = (value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…" for value in chosen.values())
+    return " ".join(f"{key}={value}" for key, value in zip(chosen, short, strict=True)) or arm.name

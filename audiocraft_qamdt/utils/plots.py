@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 import typing as tp
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from torch import Tensor
 
 History: tp.TypeAlias = list[dict[str, dict[str, float]]]
 """Metrics by epoch and stage, as Dora keeps them."""
+
+LABEL_WIDTH = 40  # characters of a line beside a bar
 
 
 def loss_curve(history: History, path: str | Path) -> None:
@@ -174,11 +177,12 @@ def error_bars(
         path: PNG to write.
         best: the mean whose bar stands out.
     """
-    with _figure(path, (4.6, 1.2 + 0.3 * len(bars))) as axes:
+    names = [textwrap.fill(name, LABEL_WIDTH) for name in bars]
+    with _figure(path, (6.4, 1.0 + sum(0.2 + 0.14 * len(name.splitlines()) for name in names))) as axes:
         values = [mean for mean, _ in bars.values()]
         deviations = [math.nan if deviation is None else deviation for _, deviation in bars.values()]
         colors = ["tab:orange" if mean == best else "tab:blue" for mean in values]
-        axes.barh(list(bars), values, xerr=deviations, color=colors, alpha=0.7, capsize=3)
+        axes.barh(names, values, xerr=deviations, color=colors, alpha=0.7, capsize=3)
         axes.invert_yaxis()  # the first on top
         axes.tick_params(labelsize=8)
         axes.set_title(title, fontsize=8)

@@ -112,6 +112,19 @@ def test_pictures_are_curves_where_masking_varies_and_bars_elsewhere(granularity
     assert drawn == [["random + U(0, 0.2)"], *[["qamdt/all", "qamdt/clip", "qamdt/none"]] * 2]
 
 
+def test_a_bars_label_says_what_its_arm_sets_and_no_more(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(report.plots, "error_bars", lambda bars, *_, **__: drawn.append(list(bars)))
+    runs = [
+        run("a", evaluated(kl=1), conditioner="qamdt/none"),
+        run("b", evaluated(kl=2), conditioner="qamdt/none", dataset__train__filter_below=4.1),
+        run("c", evaluated(kl=3)),
+    ]
+    report.draw(make_sweep("g", runs), tmp_path)
+    assert drawn[0][:2] == ["conditioner=qamdt/none", "conditioner=qamdt/none filter_below=4.1"]
+    assert len(set(drawn[0])) == 3
+
+
 @pytest.mark.slow
 def test_grid_of_real_runs(tmp_path, capsys):
     recipe = [*TINY, "optim.updates_per_epoch=1", "optim.epochs=1", "generate.steps=2", "generate.every=null"]
