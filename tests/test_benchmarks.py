@@ -87,7 +87,7 @@ def test_a_bench_of_figures_alone_is_not_timed(benches, settings):
     benches["group/figure"] = Bench(lambda given: Work(figures=lambda seconds: {"error": 0.25}))
     result = measure("group/figure", settings)
     assert (result.seconds, result.flops, result.figures) == (None, None, {"error": 0.25})
-    assert markdown([result]).splitlines()[-1].endswith("error 0.25 |")
+    assert markdown([result]).splitlines()[-1].endswith("error 0.25 |  |")
 
 
 def test_names_and_groups_are_selected(benches):
@@ -108,6 +108,19 @@ def test_shares_are_of_the_best_peak_of_the_run():
     first, second = markdown(results).splitlines()[2:]
     assert "| 2 s (1.9 s to 2.1 s) | 1e-07 | 5e-08 | 0.25 |" in first
     assert "| 4 ms (3 ms to 5 ms) |" in second
+
+
+@pytest.mark.parametrize("share, verdict", [(0.9, "met"), (0.7, "missed")])
+def test_the_table_says_which_targets_are_met(share, verdict):
+    results = [
+        Result("small/forward", 1.0, 1.0, 1.0, 3, int(share * 1000), 1000.0),
+        Result("data/playground-epoch", figures={"audio / cached": 4 * share}),
+        Result("data/mp3-segment", figures={"times real time": 3.0}),
+    ]
+    forward, epoch, segment = markdown(results).splitlines()[2:]
+    assert forward.endswith(f"| share of peak ≥ 0.8: {verdict} |")
+    assert epoch.endswith(f"| audio / cached ≥ 3: {verdict} |")
+    assert segment.endswith("|  |")
 
 
 def test_the_command_measures_in_processes_of_their_own_and_writes_json_table_and_plot(tmp_path, capsys):
