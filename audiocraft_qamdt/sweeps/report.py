@@ -189,6 +189,8 @@ def _write_csv(path: Path, rows: tp.Iterable[dict[str, object]]) -> None:
 def draw(sweep: Sweep, out: Path) -> list[Path]:
     """Draw a picture of each metric: against the mask ratio where the grid varies it, else bars by arm."""
     masked = any(key in arm.settings for arm in sweep.arms for key in (RATIO, SPREAD))
+    labels = [_label(arm) for arm in sweep.arms]
+    labels = [label if labels.count(label) == 1 else arm.name for label, arm in zip(labels, sweep.arms, strict=True)]
     drawn = []
     for metric in sweep.metrics:
         drawn.append(out / f"metric_{safe(metric.replace('/', '-'))}.png")
@@ -196,7 +198,8 @@ def draw(sweep: Sweep, out: Path) -> list[Path]:
         if masked:
             plots.error_lines(mask_curves(sweep, metric), drawn[-1], xlabel="mask ratio", title=title)
         else:
-            measured = {_label(arm): arm.metrics[metric] for arm in sweep.arms if metric in arm.metrics}
+            named = zip(labels, sweep.arms, strict=True)
+            measured = {label: arm.metrics[metric] for label, arm in named if metric in arm.metrics}
             bars = {label: (found.mean, found.deviation) for label, found in measured.items()}
             plots.error_bars(bars, drawn[-1], title=title, best=sweep.best(metric))
     return drawn
@@ -240,6 +243,6 @@ def _label(arm: Arm) -> str:
     """Return what an arm sets, in few words: a picture has no room for whole keys and for what it leaves alone."""
     if len(arm.settings) == 1:
         return str(*arm.settings.values())
-    chosen = {key.rpartition(".")[2]: str(value) for key, value in arm.settings.items() if value != DEFAULT}
-    short = (value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…" for value in chosen.values())
-    return " ".join(f"{key}={value}" for key, value in zip(chosen, short, strict=True)) or arm.name
+    chosen = ((key.rpartition(".")[2], str(value)) for key, value in arm.settings.items() if value != DEFAULT)
+    short = (f"{key}={value if len(value) <= LONGEST else value[: LONGEST - 1] + '…'}" for key, value in chosen)
+    return " ".join(short) or arm.name

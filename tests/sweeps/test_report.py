@@ -119,10 +119,11 @@ def test_a_bars_label_says_what_its_arm_sets_and_no_more(tmp_path, monkeypatch):
         run("a", evaluated(kl=1), conditioner="qamdt/none"),
         run("b", evaluated(kl=2), conditioner="qamdt/none", dataset__train__filter_below=4.1),
         run("c", evaluated(kl=3)),
+        *(run(one, evaluated(kl=4), continue_from=f"//sig/a-long-name-that-ends-in-{one}") for one in "de"),
     ]
     report.draw(make_sweep("g", runs), tmp_path)
     assert drawn[0][:2] == ["conditioner=qamdt/none", "conditioner=qamdt/none filter_below=4.1"]
-    assert len(set(drawn[0])) == 3
+    assert len(set(drawn[0])) == 5
 
 
 @pytest.mark.slow
