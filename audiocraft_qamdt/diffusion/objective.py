@@ -255,8 +255,8 @@ class DiffusionObjective(nn.Module):
     def allowed_items(timesteps: Tensor, lowest: Tensor, generator: torch.Generator) -> Tensor:
         """Give each timestep an item that is allowed there: its own, else any other of the batch.
 
-        So every noise level is trained as often as without lowest timesteps, on whatever teaches there (Ambient
-        Diffusion Omni, arXiv 2506.10038). A timestep that no item is allowed at keeps its own, for `raise_timesteps`.
+        So every noise level that the batch holds an item for is trained as often as without lowest timesteps (the idea
+        of Ambient Diffusion Omni, arXiv 2506.10038). Where it holds none, the item stays, for `raise_timesteps`.
 
         Args:
             timesteps: [B], of `draw_timesteps`.

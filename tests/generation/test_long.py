@@ -82,8 +82,9 @@ def test_long_clips_do_not_depend_on_their_batch(model):
     model.set_generation_params(duration=4.0)
     together = model.generate(["piano", "drums"], [(0, 1), (4, 5)])
     alone = model.generate(["drums"], [(0, 1), (4, 5)])[0]
-    # Processors multiply batches of other sizes in another order: 1e-3 of the peak was seen.
-    assert (alone - together[1]).norm() < 0.02 * alone.norm()
+    # Batches of other sizes are rounded otherwise, by 1e-7 in an evaluation; sampling on an AMD EPYC makes 1e-3 of it
+    # with oneDNN, and 4e-7 without.
+    assert (alone - together[1]).norm() < 0.01 * alone.norm()
     assert (alone - together[0]).norm() > 0.2 * alone.norm()
 
 
