@@ -86,10 +86,11 @@ def make_track(
     generator = np.random.default_rng((seed, index, 3))
     for kind in faults.kinds:
         audio = degrade(audio, sample_rate, kind, faults.curve(len(audio)), generator)
-    return to_pcm16(_levelled(audio)), _sidecar(piece, faults, duration, sample_rate)
+    return to_pcm16(levelled(audio)), _sidecar(piece, faults, duration, sample_rate)
 
 
-def _levelled(audio: np.ndarray) -> np.ndarray:
+def levelled(audio: np.ndarray) -> np.ndarray:
+    """Return the samples at `LEVEL`, or quieter where their peak would clip."""
     rms, peak = np.sqrt(np.mean(np.square(audio))) + 1e-9, np.abs(audio).max(initial=1e-9)
     return audio * min(LEVEL / rms, 0.99 / peak)
 

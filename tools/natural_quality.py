@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""Excerpts of real music, and damaged copies of a part of them: `natural_quality.py REAL OUT --damaged 0.5`.
+
+REAL is what `tools/real_music.sh REAL` made. Its splits `train`, `valid` and `test` become AudioCraft data sets in
+OUT, at one loudness: quality must not be told from it. A damaged copy went through a real codec (MP3, 8 to 40 kbit/s),
+or was recorded again in a room: an echo, a microphone that lacks bass and treble, and noise. Its description is the
+original's. Label them with `qamdt annotate OUT/train`, train with `dset=real_music folder=OUT`. What is there is not
+made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from audiocraft_qamdt.cli import main as qamdt
+from audiocraft_qamdt.data.manifest import read_manifest, read_sidecar, sidecar_path
+from audiocraft_qamdt.playground.dataset import levelled, to_pcm16
+from audiocraft_qamdt.playground.degradation import degrade
+from audiocraft_qamdt.utils.audio import read_samples
+from audiocraft_qamdt.utils.files import replacing, write_json
+from audiocraft_qamdt.utils.randomness import keyed_seed
+
+SPLITS = ("train", "valid", "test")
+COMPRESSION = (0.8, 0.9, 0.95, 0.99)
+"""libsndfile's compression levels of MP3, which at 16 kHz give 40, 24, 16 and 8 kbit/s."""
+ECHO = (0.3, 1.2)
+"""Seconds in which a room's echo falls by 60 dB."""
+DIRECT = (0.3, 1.0)
+"""Level of the sound that reaches the microphone directly; that of the echo is 1."""
+KEPT = ("title", "description", "artist", "genre", "package", "licence", "source")
+"""What an excerpt's sidecar has of its track's."""
+
+
+def through_codec(audio: np.ndarray, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
+    """Return the samples [S] as an MP3 file of a low rate gives them back."""
+    file = io.BytesIO()
+    level = float(generator.choice(COMPRESSION))
+    soundfile.write(file, audio, sample_rate, format="MP3", bitrate_mode="CONSTANT", compression_level=level)
+    file.seek(0)
+    heard, _ = soundfile.read(file, dtype="float32")
+    return np.pad(heard[: len(audio)], (0, max(0, len(audio) - len(heard))))
+
+
+def recorded_again(audio: np.ndarray, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
+    """Return the samples [S] as a microphone in a room hears them: an echo, less bass and treble, and noise."""
+    from scipy.signal import fftconvolve
+
+    seconds = generator.uniform(*ECHO)
+    time = np.arange(round(seconds * sample_rate)) / sample_rate
+    echo = generator.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
+    echo /= np.sqrt(np.square(echo).sum())
+    echo[0] += generator.uniform(*DIRECT)
+    heard = fftconvolve(audio, echo)[: len(audio)]
+    heard *= np.abs(audio).max(initial=1e-9) / np.abs(heard).max(initial=1e-9)
+    for kind, least, most in (("highpass", 0.2, 0.5), ("bandlimit", 0.3, 0.8), ("pink_noise", 0.2, 0.7)):
+        heard = degrade(heard.astype(np.float32), sample_rate, kind, generator.uniform(least, most), generator)
+    return heard
+
+
+DAMAGES = {"codec": through_codec, "room": recorded_again}
+
+
+def excerpts(row: dict, seconds: float, most: int) -> Iterator[tuple[str, np.ndarray, int]]:
+    """Yield name, samples [S] and sample rate of up to `most` excerpts of a track, evenly spread over it."""
+    path, duration = Path(row["path"]), row["duration"]
+    number = min(most, int(duration // seconds))
+    for index in range(number):
+        start = (duration - seconds) * (index + 0.5) / number
+        samples, sample_rate = read_samples(path, start, seconds)
+        yield f"{path.stem}-{index}", samples.mean(0), sample_rate
+
+
+def write(path: Path, audio: np.ndarray, sample_rate: int, facts: dict) -> None:
+    """Write a track of the data set, its sidecar first: where the FLAC file is, all is."""
+    write_json(sidecar_path(path), facts)
+    with replacing(path) as part:
+        soundfile.write(part, to_pcm16(levelled(audio)), sample_rate, format="FLAC", subtype="PCM_16")
+
+
+def make(real: Path, out: Path, damaged: float, seconds: float, most: int, seed: int) -> None:
+    """Write the excerpts of every split, and for a share of them (drawn by name) a copy with one of the `DAMAGES`."""
+    tracks = {split: read_manifest(real / split) for split in SPLITS}
+    for split, rows in tracks.items():
+        (out / split).mkdir(parents=True, exist_ok=True)
+        for row in rows:
+            facts = {key: value for key, value in read_sidecar(sidecar_path(row["path"])).items() if key in KEPT}
+            for name, audio, sample_rate in excerpts(row, seconds, most):
+                generator = np.random.default_rng(keyed_seed(seed, name))
+                copies = {f"{name}.flac": (audio, "none")}
+                if generator.uniform() < damaged:
+                    kind = str(generator.choice(list(DAMAGES)))
+                    copies[f"{name}-{kind}.flac"] = (DAMAGES[kind](audio, sample_rate, generator), kind)
+                for file, (samples, kind) in copies.items():
+                    if not (out / split / file).exists():
+                        write(out / split / file, samples, sample_rate, {**facts, "damage": kind})
+        if status := qamdt(["manifest", str(out / split)]):
+            raise SystemExit(status)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("real", type=Path, help="data set of tools/real_music.sh")
+    parser.add_argument("out", type=Path, help="folder of the new data set")
+    parser.add_argument("--damaged", type=float, default=0.5, help="share of the excerpts with a damaged copy")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of an excerpt")
+    parser.add_argument("--most", type=int, default=6, help="excerpts of a track")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if not 0 <= options.damaged <= 1:
+        parser.error(f"--damaged {options.damaged}: give a share from 0 to 1")
+    if options.seconds <= 0 or options.most < 1:
+        parser.error("--seconds and --most must be above 0")
+    try:
+        make(options.real, options.out, options.damaged, options.seconds, options.most, options.seed)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
