@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..utils.files import write_json
-from ..utils.reading import JsonObject
+from ..utils.reading import JsonObject, read_json
 from .base import AUDIOCRAFT, AudioCraftBatch, Batch, Clip, Metric, Number, check_audio
 from .folders import cache_folder, compare_with_folder
 from .networks import Networks
@@ -109,3 +109,21 @@ def write_evaluation(experiment: Path, epoch: int, numbers: list[Number], scores
     path = evaluation_file(experiment, epoch)
     path.parent.mkdir(exist_ok=True)
     write_json(path, {"numbers": [{"key": number.key, **asdict(number)} for number in numbers], "scores": scores})
+
+
+def read_intervals(experiment: Path, epoch: int) -> dict[str, float]:
+    """Return half the 95 % interval of each number of an epoch's evaluation, by its key.
+
+    Numbers without an interval are left out; so are all where there is no file, as in experiments of older versions.
+
+    Raises:
+        ValueError: the file is not what `write_evaluation` wrote.
+    """
+    path = evaluation_file(experiment, epoch)
+    if not path.exists():
+        return {}
+    try:
+        found = read_json(path)["numbers"]
+        return {number["key"]: number["ci95"] for number in found if number["ci95"] is not None}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: it is not an evaluation's file ({error!r}): evaluate again or remove it") from error

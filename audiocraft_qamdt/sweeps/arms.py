@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from ..metrics.base import AUDIOCRAFT, comparable, evaluations
+from ..metrics.stage import read_intervals
 from ..metrics.table import AUDIOCRAFT_QUANTITIES, more_is_better
 from ..utils.dora import grids_folder
 from ..utils.reading import JsonObject
@@ -49,6 +50,7 @@ class GridRun:
         config: all of its settings; None = they cannot be read.
         history: metrics by epoch and stage.
         problem: why it is not finished, for the reader; "" = it is.
+        intervals: half the 95 % interval, over its clips, of what the last evaluation measured; names as in `measured`.
     """
 
     signature: str
@@ -57,6 +59,7 @@ class GridRun:
     config: DictConfig | None = None
     history: list[dict[str, dict[str, float]]] = field(default_factory=list)
     problem: str = ""
+    intervals: dict[str, float] = field(default_factory=dict)
 
     @property
     def seed(self) -> str:
@@ -88,9 +91,10 @@ class GridRun:
 
 
 class Statistic(tp.NamedTuple):
-    """Values of one metric over the runs of an arm."""
+    """Values of one metric over the runs of an arm, and half the 95 % intervals over clips of those that have one."""
 
     values: tuple[float, ...]
+    intervals: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -101,6 +105,13 @@ class Statistic(tp.NamedTuple):
     def deviation(self) -> float | None:
         """Return the sample's standard deviation (n - 1); None = there is a single value."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def interval(self) -> float | None:
+        """Return half the 95 % interval of one run over its clips, as root mean square; None = no run has one."""
+        if not self.intervals:
+            return None
+        return math.sqrt(statistics.fmean(half**2 for half in self.intervals))
 
     def relative(self, baseline: Statistic) -> float | None:
         """Return by how many % the mean is above the baseline's; None = that one is zero."""
@@ -130,12 +141,15 @@ class Arm:
     @property
     def metrics(self) -> dict[str, Statistic]:
         """Return each metric's statistic over the runs that have a finite value of it."""
-        found: dict[str, list[float]] = {}
+        found: dict[str, list[tuple[float, float | None]]] = {}
         for run in self.runs:
             for name, value in run.measured.items():
                 if math.isfinite(value):
-                    found.setdefault(name, []).append(value)
-        return {name: Statistic(tuple(values)) for name, values in found.items()}
+                    found.setdefault(name, []).append((value, run.intervals.get(name)))
+        return {
+            name: Statistic(tuple(value for value, _ in some), tuple(half for _, half in some if half is not None))
+            for name, some in found.items()
+        }
 
 
 @dataclass
@@ -221,7 +235,13 @@ def _read(main: HydraMain, link: Path) -> GridRun:
         logger.warning("%s: the configuration changed since it ran, its signature would be %s now", link.name, xp.sig)
         xp = XP(xp.dora, xp.cfg, xp.argv, xp.delta, link.name)
     sheep = LocalSheep(xp, main)
-    return GridRun(link.name, given, parts, xp.cfg, sheep.history, _problem(sheep))
+    return GridRun(link.name, given, parts, xp.cfg, sheep.history, _problem(sheep), _intervals(sheep))
+
+
+def _intervals(sheep: LocalSheep) -> dict[str, float]:
+    measured = evaluations(sheep.history)
+    found = read_intervals(sheep.xp.folder, max(measured)) if measured else {}
+    return {comparable(key): half for key, half in found.items()}
 
 
 def _given(xp: XP) -> Settings:

@@ -70,8 +70,9 @@ def _mean_cell(found: Statistic | None, runs: int, best: float | None) -> Cell:
     if found is None:
         return Cell("")
     deviation = NOTHING if found.deviation is None else f"{found.deviation:.2g}"
+    clips = "" if found.interval is None else f" [{found.interval:.2g}]"
     fewer = f" ({len(found.values)} of {runs})" if len(found.values) < runs else ""
-    return Cell(f"{found.mean:.4g} ± {deviation}{fewer}", bold=found.mean == best)
+    return Cell(f"{found.mean:.4g} ± {deviation}{clips}{fewer}", bold=found.mean == best)
 
 
 def comparison(sweep: Sweep, reference: Arm) -> tuple[list[str], list[list[Cell]]]:
@@ -101,7 +102,11 @@ def _left_out(sweep: Sweep) -> list[str]:
 def _headline(sweep: Sweep) -> str:
     counted = sum(len(arm.runs) for arm in sweep.arms)
     total = counted + len(sweep.left_out)
-    return f"{len(sweep.arms)} arms, {counted} of {total} runs counted. Mean ± standard deviation over seeds."
+    clips = any(found.intervals for arm in sweep.arms for found in arm.metrics.values())
+    return (
+        f"{len(sweep.arms)} arms, {counted} of {total} runs counted. Mean ± standard deviation over seeds"
+        f"{' [half the 95 % bootstrap interval of one run over its clips]' if clips else ''}."
+    )
 
 
 COMPARED = "Difference of the means, and whether the intervals of ±1 standard deviation overlap or are apart."
@@ -158,7 +163,7 @@ def _arm_rows(sweep: Sweep, reference: Arm | None) -> tp.Iterator[dict[str, obje
             more = more_is_better(metric)
             row: dict[str, object] = {"arm": arm.name, **arm.settings, "metric": metric}
             row["better"] = _BETTER[more]
-            row |= {"mean": found.mean, "sd": found.deviation, "seeds": len(found.values)}
+            row |= {"mean": found.mean, "sd": found.deviation, "seeds": len(found.values), "ci95": found.interval}
             row["best"] = int(found.mean == sweep.best(metric))
             if reference is not None and metric in reference.metrics and arm is not reference:
                 other = reference.metrics[metric]
@@ -172,7 +177,8 @@ def _run_rows(sweep: Sweep) -> tp.Iterator[dict[str, object]]:
     for name, run, counts in counted + [(name, run, 0) for name, run in sweep.left_out]:
         seed = "" if run.config is None else run.seed
         row = {"signature": run.signature, "arm": name, "seed": seed, "epochs": len(run.history)}
-        yield {**row, "counted": counts, "problem": run.problem, **run.measured}
+        intervals = {f"{metric} ci95": half for metric, half in run.intervals.items() if metric in run.measured}
+        yield {**row, "counted": counts, "problem": run.problem, **run.measured, **intervals}
 
 
 def _write_csv(path: Path, rows: tp.Iterable[dict[str, object]]) -> None:

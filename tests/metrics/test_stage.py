@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 import soundfile
 import torch
 
 from audiocraft_qamdt.data.dataset import QualityMusicInfo
-from audiocraft_qamdt.metrics.base import Network, Outputs
+from audiocraft_qamdt.metrics.base import Network, Number, Outputs
 from audiocraft_qamdt.metrics.networks import NETWORKS
 from audiocraft_qamdt.metrics.protocols import PROTOCOLS
 from audiocraft_qamdt.metrics.signal import Level
-from audiocraft_qamdt.metrics.stage import generated_batch, stage_metrics
+from audiocraft_qamdt.metrics.stage import (
+    evaluation_file,
+    generated_batch,
+    read_intervals,
+    stage_metrics,
+    write_evaluation,
+)
 from audiocraft_qamdt.metrics.table import METRICS, Evaluation
 from audiocraft_qamdt.playground.dataset import make_dataset
 from audiocraft_qamdt.playground.synthesis import compose, render
@@ -202,3 +209,19 @@ def test_a_reference_folder_12_db_below_what_is_generated_is_at_no_distance(loud
 def test_silence_and_clips_without_a_loudness_keep_their_level(clip):
     level = Level(LEVELS["loudness"])
     assert level(clip, 16000) is clip
+
+
+def test_intervals_of_an_evaluation_are_read_by_key(tmp_path):
+    with_one = Number("frechet", "playground-1", 3.0, "evaluate", 8, 1, 0, 0.5)
+    write_evaluation(tmp_path, 2, [with_one, Number("rtf", "", 0.1, "", 8)], {})
+    assert read_intervals(tmp_path, 2) == {with_one.key: 0.5}
+    assert read_intervals(tmp_path, 1) == {}
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"numbers": [{"key": "a"}]}', '{"numbers": 3}'])
+def test_another_file_in_an_evaluations_place_is_named(tmp_path, content):
+    path = evaluation_file(tmp_path, 1)
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}: it is not an evaluation's file"):
+        read_intervals(tmp_path, 1)

@@ -70,6 +70,19 @@ def test_tables_say_mean_deviation_best_and_difference(granularity, tmp_path):
     assert {row["signature"]: row[FRECHET] for row in runs}["clip1"] == "8.5"
 
 
+def test_intervals_over_clips_stand_beside_the_deviation_over_seeds(granularity, tmp_path):
+    for half, one in zip((1.0, 3.0), granularity.arms[0].runs, strict=False):
+        one.intervals[FRECHET] = half
+    written = write_grid_report(granularity, tmp_path)
+    assert "| conditioner=qamdt/none | 3 | 12 ± 2 [2.2] | **12 ± 2** |" in written.text.read_text()
+    assert "[half the 95 % bootstrap interval of one run over its clips]" in written.text.read_text()
+    table = {(row["arm"], row["metric"]): row["ci95"] for row in rows(written.table)}
+    assert float(table["conditioner=qamdt/none", FRECHET]) == pytest.approx(5**0.5)
+    assert table["conditioner=qamdt/clip", FRECHET] == ""
+    runs = {row["signature"]: row[f"{FRECHET} ci95"] for row in rows(written.runs)}
+    assert (runs["none0"], runs["none1"], runs["none2"], runs["clip0"]) == ("1.0", "3.0", "", "")
+
+
 def test_page_without_a_baseline_compares_nothing_and_an_unknown_one_writes_nothing(granularity, tmp_path):
     written = write_grid_report(granularity, tmp_path / "a")
     assert "Relative to" not in written.text.read_text() + written.page.read_text()
@@ -150,6 +163,9 @@ def test_grid_of_real_runs(tmp_path, capsys):
         assert float(row["mean"]) == pytest.approx(expected.mean().item())
         assert float(row["sd"]) == pytest.approx(expected.std().item())
         assert expected.std() > 0
+    intervals = {row["metric"]: row["ci95"] for row in rows(tmp_path / "r" / "report.csv")}
+    assert float(next(half for metric, half in intervals.items() if metric.startswith("silent"))) >= 0
+    assert intervals["loss"] == ""
     page = (tmp_path / "r" / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
     assert sources
