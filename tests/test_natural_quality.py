@@ -11,7 +11,8 @@ from audiocraft_qamdt.data.manifest import read_manifest, read_sidecar, sidecar_
 from audiocraft_qamdt.playground.dataset import LEVEL, make_dataset
 from audiocraft_qamdt.quality.annotate import score_clip
 from audiocraft_qamdt.quality.predictors.base import load_predictor
-from tools.natural_quality import DAMAGES, main
+from tools import natural_quality
+from tools.natural_quality import COMPRESSION, DAMAGES, main
 
 SPLITS = {"train": 0.6, "valid": 0.2, "test": 0.2}
 
@@ -69,6 +70,37 @@ def test_damage_is_heard(music, kind):
     assert np.mean(change) < -0.3
 
 
+@pytest.mark.parametrize("level", COMPRESSION)
+def test_a_codecs_copy_is_in_time_with_its_original(music, level, monkeypatch):
+    monkeypatch.setattr(natural_quality, "COMPRESSION", (level,))
+    audio, sample_rate = soundfile.read(tracks(music)[0][0]["path"], dtype="float32")
+    heard = natural_quality.through_codec(audio, sample_rate, np.random.default_rng(0))
+    similar = np.correlate(heard, audio[2000:-2000], "valid")
+    assert abs(int(similar.argmax()) - 2000) <= 1
+
+
+def test_what_clips_are_compared_with_has_no_copies(natural):
+    assert {facts["damage"] for _, facts in tracks(natural, "test")} == {"none"}
+
+
+@pytest.mark.parametrize("more", [["--seconds", "3"], ["--damaged", "0.1"], ["--seed", "4"]])
+def test_other_settings_are_refused_by_name(music, natural, capsys, more):
+    before = sorted(natural.rglob("*"))
+    with pytest.raises(SystemExit):
+        main([str(music), str(natural), "--seconds", "2", "--most", "3", "--damaged", "0.7", *more])
+    assert f"made with {more[0].removeprefix('--')}=" in capsys.readouterr().err
+    assert sorted(natural.rglob("*")) == before
+
+
+def test_the_music_itself_and_a_file_are_no_place(music, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for out, says in ((music, "is the music itself"), (tmp_path / "file", str(tmp_path / "file"))):
+        with pytest.raises(SystemExit) as error:
+            main([str(music), str(out), "--seconds", "2"])
+        assert error.value.code == 2
+        assert says in capsys.readouterr().err
+
+
 def test_what_is_there_is_not_made_again_and_a_lost_file_is(natural, music):
     rows = [row["path"] for row, _ in tracks(natural)]
     before = {path: open(path, "rb").read() for path in rows}
@@ -83,8 +115,10 @@ def test_what_is_there_is_not_made_again_and_a_lost_file_is(natural, music):
     ("arguments", "says"),
     [
         (["--damaged", "1.5"], "--damaged 1.5: give a share from 0 to 1"),
-        (["--seconds", "0"], "--seconds and --most must be above 0"),
-        (["--most", "0"], "--seconds and --most must be above 0"),
+        (["--seconds", "0"], "--seconds and --most must be above 0, and finite"),
+        (["--seconds", "nan"], "--seconds and --most must be above 0, and finite"),
+        (["--seconds", "60"], "is as long as --seconds 60"),
+        (["--most", "0"], "--seconds and --most must be above 0, and finite"),
     ],
 )
 def test_bad_arguments_are_named(music, tmp_path, capsys, arguments, says):

@@ -2,9 +2,10 @@
 """Excerpts of real music, and damaged copies of a part of them: `natural_quality.py REAL OUT --damaged 0.5`.
 
 REAL is what `tools/real_music.sh REAL` made. Its splits `train`, `valid` and `test` become AudioCraft data sets in
-OUT, at one loudness: quality must not be told from it. A damaged copy went through a real codec (MP3, 8 to 40 kbit/s),
-or was recorded again in a room: an echo, a microphone that lacks bass and treble, and noise. Its description is the
-original's. Label them with `qamdt annotate OUT/train`, train with `dset=real_music folder=OUT`. What is there is not
+OUT, all excerpts at one loudness, so that a quiet excerpt is not taken for a bad one. A damaged copy went through a
+real codec (MP3 of 8 to 40 kbit/s at 16 kHz), or was recorded again in a room: an echo, a microphone that lacks bass
+and treble, and noise. Copies have the words of their original; `test`, which clips are compared with, has none. Label the
+tracks with `qamdt annotate OUT/train` and `OUT/valid`, train with `dset=real_music folder=OUT`. What is there is not
 made again.
 """
 
@@ -12,29 +13,55 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
 from audiocraft_qamdt.cli import main as qamdt
+from audiocraft_qamdt.commands.output import say
 from audiocraft_qamdt.data.manifest import read_manifest, read_sidecar, sidecar_path
 from audiocraft_qamdt.playground.dataset import levelled, to_pcm16
 from audiocraft_qamdt.playground.degradation import degrade
 from audiocraft_qamdt.utils.audio import read_samples
 from audiocraft_qamdt.utils.files import replacing, write_json
 from audiocraft_qamdt.utils.randomness import keyed_seed
+from audiocraft_qamdt.utils.reading import read_json
 
 SPLITS = ("train", "valid", "test")
+SETTINGS = "natural_quality.json"
 COMPRESSION = (0.8, 0.9, 0.95, 0.99)
 """libsndfile's compression levels of MP3, which at 16 kHz give 40, 24, 16 and 8 kbit/s."""
+DELAY = 1105
+"""Samples by which LAME (576) and its decoder (529) delay audio where the file has no room for the tag that says so."""
 ECHO = (0.3, 1.2)
 """Seconds in which a room's echo falls by 60 dB."""
 DIRECT = (0.3, 1.0)
 """Level of the sound that reaches the microphone directly; that of the echo is 1."""
+COPIED = ("train", "valid")
+"""Splits with damaged copies."""
 KEPT = ("title", "description", "artist", "genre", "package", "licence", "source")
 """What an excerpt's sidecar has of its track's."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the data set is made with.
+
+    Args:
+        damaged: share of the excerpts that get a damaged copy.
+        seconds: of an excerpt.
+        most: excerpts of a track.
+        seed: draws which excerpts are copied, and their damage.
+    """
+
+    damaged: float
+    seconds: float
+    most: int
+    seed: int
 
 
 def through_codec(audio: np.ndarray, sample_rate: int, generator: np.random.Generator) -> np.ndarray:
@@ -44,6 +71,8 @@ def through_codec(audio: np.ndarray, sample_rate: int, generator: np.random.Gene
     soundfile.write(file, audio, sample_rate, format="MP3", bitrate_mode="CONSTANT", compression_level=level)
     file.seek(0)
     heard, _ = soundfile.read(file, dtype="float32")
+    if len(heard) > len(audio):
+        heard = heard[DELAY:]
     return np.pad(heard[: len(audio)], (0, max(0, len(audio) - len(heard))))
 
 
@@ -77,30 +106,63 @@ def excerpts(row: dict, seconds: float, most: int) -> Iterator[tuple[str, np.nda
 
 
 def write(path: Path, audio: np.ndarray, sample_rate: int, facts: dict) -> None:
-    """Write a track of the data set, its sidecar first: where the FLAC file is, all is."""
+    """Write a track and its sidecar, the sidecar first: a FLAC file never lacks one."""
     write_json(sidecar_path(path), facts)
     with replacing(path) as part:
         soundfile.write(part, to_pcm16(levelled(audio)), sample_rate, format="FLAC", subtype="PCM_16")
 
 
-def make(real: Path, out: Path, damaged: float, seconds: float, most: int, seed: int) -> None:
-    """Write the excerpts of every split, and for a share of them (drawn by name) a copy with one of the `DAMAGES`."""
+def write_excerpt(folder: Path, name: str, audio: np.ndarray, sample_rate: int, facts: dict, options: Options) -> None:
+    """Write an excerpt and perhaps its copy with one of the `DAMAGES`; its name decides, whatever else there is."""
+    if not (path := folder / f"{name}.flac").exists():
+        write(path, audio, sample_rate, {**facts, "damage": "none"})
+    generator = np.random.default_rng(keyed_seed(options.seed, name))
+    if folder.name not in COPIED or generator.uniform() >= options.damaged:
+        return
+    kind = str(generator.choice(list(DAMAGES)))
+    if not (path := folder / f"{name}-{kind}.flac").exists():
+        write(path, DAMAGES[kind](audio, sample_rate, generator), sample_rate, {**facts, "damage": kind})
+
+
+def make(real: Path, out: Path, options: Options) -> None:
+    """Write the excerpts of every split.
+
+    Raises:
+        ValueError: OUT is REAL, or was made with other settings; a split has no track that is long enough.
+    """
+    if out.resolve() == real.resolve():
+        raise ValueError(f"{out} is the music itself: name another folder")
     tracks = {split: read_manifest(real / split) for split in SPLITS}
     for split, rows in tracks.items():
-        (out / split).mkdir(parents=True, exist_ok=True)
+        if all(row["duration"] < options.seconds for row in rows):
+            raise ValueError(f"no track of {real / split} is as long as --seconds {options.seconds:g}")
+    claim_settings(out / SETTINGS, {"real": str(real.resolve()), **asdict(options)})
+    for split, rows in tracks.items():
+        (out / split).mkdir(exist_ok=True)
         for row in rows:
             facts = {key: value for key, value in read_sidecar(sidecar_path(row["path"])).items() if key in KEPT}
-            for name, audio, sample_rate in excerpts(row, seconds, most):
-                generator = np.random.default_rng(keyed_seed(seed, name))
-                copies = {f"{name}.flac": (audio, "none")}
-                if generator.uniform() < damaged:
-                    kind = str(generator.choice(list(DAMAGES)))
-                    copies[f"{name}-{kind}.flac"] = (DAMAGES[kind](audio, sample_rate, generator), kind)
-                for file, (samples, kind) in copies.items():
-                    if not (out / split / file).exists():
-                        write(out / split / file, samples, sample_rate, {**facts, "damage": kind})
+            for name, audio, sample_rate in excerpts(row, options.seconds, options.most):
+                write_excerpt(out / split, name, audio, sample_rate, facts, options)
+        if short := sum(row["duration"] < options.seconds for row in rows):
+            say([f"{real / split}: left out {short} tracks, shorter than --seconds {options.seconds:g}"])
         if status := qamdt(["manifest", str(out / split)]):
             raise SystemExit(status)
+
+
+def claim_settings(path: Path, settings: dict) -> None:
+    """Keep the settings that a folder is made with.
+
+    Raises:
+        ValueError: it was begun with others.
+    """
+    there = read_json(path) if path.exists() else settings
+    for key, value in settings.items():
+        if there.get(key) != value:
+            raise ValueError(
+                f"{path}: made with {key}={there.get(key)}, not {value}: take another folder, or remove it"
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -111,14 +173,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="of an excerpt")
     parser.add_argument("--most", type=int, default=6, help="excerpts of a track")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    options = Options(given.damaged, given.seconds, given.most, given.seed)
     if not 0 <= options.damaged <= 1:
         parser.error(f"--damaged {options.damaged}: give a share from 0 to 1")
-    if options.seconds <= 0 or options.most < 1:
-        parser.error("--seconds and --most must be above 0")
+    if not 0 < options.seconds < math.inf or options.most < 1:
+        parser.error("--seconds and --most must be above 0, and finite")
     try:
-        make(options.real, options.out, options.damaged, options.seconds, options.most, options.seed)
-    except (FileNotFoundError, ValueError) as error:
+        make(given.real, given.out, options)
+    except (OSError, ValueError, soundfile.LibsndfileError) as error:
         parser.error(str(error))
 
 
