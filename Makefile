@@ -90,26 +90,22 @@ claim: claim-data
 	  $(BIN)/qamdt report --grid qamdt.$$grid --baseline "$(CLAIM_BASELINE)" --out $(CLAIM)/$$grid || exit 1; \
 	done
 
-# The other grids on the claim's data, with half its updates; resumable, too. What differs in its data from the claim's
-# (`controls`) encodes its audio as it trains.
+# The other grids on the claim's data, with half its updates; resumable, too. `controls` trains on other tracks or labels
+# than the claim's latents are of: all of its runs encode their audio as they train.
 ABLATIONS ?= ablations
 ABLATION_LENGTH ?= optim.epochs=6 evaluate.every=6
 ABLATION_CACHE = cache.path=egs/claim/latents/claim-0
 ABLATION = QAMDT_SOLVER=qamdt/playground_small QAMDT_DSET=claim QAMDT_ARGS="$(ABLATION_LENGTH) $(ABLATION_CACHE)"
 ABLATION_MODEL = solver=qamdt/playground_small dset=claim solver/qamdt/evaluation=playground generate.quality=5 seed=0 \
   $(ABLATION_LENGTH) $(ABLATION_CACHE)
+ABLATE = $(BIN)/qamdt grid qamdt.$$grid --jobs $(JOBS) && \
+  $(BIN)/qamdt report --grid qamdt.$$grid --out $(ABLATIONS)/$$grid
 ablations: claim-data
-	export $(ABLATION); for grid in mos_granularity mask_ratio; do \
-	  $(BIN)/qamdt grid qamdt.$$grid --jobs $(JOBS) || exit 1; \
-	done
-	export $(ABLATION) QAMDT_SEEDS=0; for grid in levels masked_vs_full patch_overlap; do \
-	  $(BIN)/qamdt grid qamdt.$$grid --jobs $(JOBS) || exit 1; \
-	done
-	export $(ABLATION) QAMDT_FROM=$$($(SIGNATURE) $(ABLATION_MODEL)); $(BIN)/qamdt grid qamdt.guidance --jobs $(JOBS)
-	export $(ABLATION) QAMDT_ARGS="$(ABLATION_LENGTH)" QAMDT_SEEDS=0; $(BIN)/qamdt grid qamdt.controls --jobs $(JOBS)
-	for grid in mos_granularity mask_ratio levels masked_vs_full patch_overlap guidance controls; do \
-	  $(BIN)/qamdt report --grid qamdt.$$grid --out $(ABLATIONS)/$$grid || exit 1; \
-	done
+	export $(ABLATION); for grid in mos_granularity mask_ratio; do $(ABLATE) || exit 1; done
+	export $(ABLATION) QAMDT_SEEDS=0 QAMDT_OVERLAPS=0,1; \
+	for grid in levels masked_vs_full patch_overlap; do $(ABLATE) || exit 1; done
+	sig=$$($(SIGNATURE) $(ABLATION_MODEL)) && export $(ABLATION) QAMDT_FROM=$$sig && grid=guidance && $(ABLATE)
+	export $(ABLATION) QAMDT_ARGS="$(ABLATION_LENGTH)" QAMDT_SEEDS=0; grid=controls; $(ABLATE)
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)

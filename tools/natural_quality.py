@@ -4,8 +4,8 @@
 REAL is what `tools/real_music.sh REAL` made. Its splits `train`, `valid` and `test` become AudioCraft data sets in
 OUT, all excerpts at one loudness, so that a quiet excerpt is not taken for a bad one. A damaged copy went through a
 real codec (MP3 of 8 to 40 kbit/s at 16 kHz), or was recorded again in a room: an echo, a microphone that lacks bass
-and treble, and noise. Copies have the words of their original; `test`, which clips are compared with, has none. Label the
-tracks with `qamdt annotate OUT/train` and `OUT/valid`, train with `dset=real_music folder=OUT`. What is there is not
+and treble, and noise. Copies have the words of their original; `test`, which clips are compared with, has none. Label
+with `qamdt annotate OUT/train` and `OUT/valid`, train with `dset=real_music folder=OUT`. What is there is not
 made again.
 """
 
