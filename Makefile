@@ -5,10 +5,12 @@ DEMO ?= demo
 CLAIM ?= claim
 JOBS ?= 2
 AUDIOCRAFT = 1.3.0
+ABLATED = claim mos_granularity levels masked_vs_full patch_overlap guidance mask_ratio controls
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: install demo codec pretrained-data pretrained fast pictures claim-data claim ablations test lint docs bench clean
+.PHONY: install demo codec pretrained-data pretrained fast pictures claim-data claim test lint docs bench clean
+.PHONY: ablations $(ABLATED:%=ablation-%)
 
 install: $(STAMP)
 
@@ -90,22 +92,29 @@ claim: claim-data
 	  $(BIN)/qamdt report --grid qamdt.$$grid --baseline "$(CLAIM_BASELINE)" --out $(CLAIM)/$$grid || exit 1; \
 	done
 
-# The other grids on the claim's data, with half its updates; resumable, too. `controls` trains on other tracks or labels
-# than the claim's latents are of: all of its runs encode their audio as they train.
+# The other grids on the claim's data, with half its updates; resumable, too. The claim's own arms come first, to show that
+# their order at this length is that of the whole. `controls` trains on other tracks or labels than the claim's latents are
+# of: all of its runs encode their audio as they train. `make ablation-levels` and so on is one grid.
 ABLATIONS ?= ablations
 ABLATION_LENGTH ?= optim.epochs=6 evaluate.every=6
 ABLATION_CACHE = cache.path=egs/claim/latents/claim-0
-ABLATION = QAMDT_SOLVER=qamdt/playground_small QAMDT_DSET=claim QAMDT_ARGS="$(ABLATION_LENGTH) $(ABLATION_CACHE)"
 ABLATION_MODEL = solver=qamdt/playground_small dset=claim solver/qamdt/evaluation=playground generate.quality=5 seed=0 \
   $(ABLATION_LENGTH) $(ABLATION_CACHE)
-ABLATE = $(BIN)/qamdt grid qamdt.$$grid --jobs $(JOBS) && \
-  $(BIN)/qamdt report --grid qamdt.$$grid --out $(ABLATIONS)/$$grid
-ablations: claim-data
-	export $(ABLATION); for grid in mos_granularity mask_ratio; do $(ABLATE) || exit 1; done
-	export $(ABLATION) QAMDT_SEEDS=0 QAMDT_OVERLAPS=0,1; \
-	for grid in levels masked_vs_full patch_overlap; do $(ABLATE) || exit 1; done
-	sig=$$($(SIGNATURE) $(ABLATION_MODEL)) && export $(ABLATION) QAMDT_FROM=$$sig && grid=guidance && $(ABLATE)
-	export $(ABLATION) QAMDT_ARGS="$(ABLATION_LENGTH)" QAMDT_SEEDS=0; grid=controls; $(ABLATE)
+ABLATION_ARGS = $(ABLATION_LENGTH) $(ABLATION_CACHE)
+ablation-claim: ABLATION_ARGS = $(ABLATION_LENGTH)
+ablation-claim: ABLATION = QAMDT_FILTERED=1 QAMDT_CACHE=egs/claim/latents
+ablation-levels ablation-masked_vs_full: ABLATION = QAMDT_SEEDS=0
+ablation-patch_overlap: ABLATION = QAMDT_SEEDS=0 QAMDT_OVERLAPS=0,1
+ablation-guidance: ABLATION = QAMDT_FROM="$$($(SIGNATURE) $(ABLATION_MODEL))"
+ablation-mask_ratio: ABLATION = QAMDT_KINDS=random
+ablation-controls: ABLATION_ARGS = $(ABLATION_LENGTH)
+ablation-controls: ABLATION = QAMDT_SEEDS=0
+ablation-mos_granularity: ABLATION =
+ablation-guidance: ablation-mos_granularity
+ablations: $(ABLATED:%=ablation-%)
+$(ABLATED:%=ablation-%): ablation-%: claim-data
+	export QAMDT_SOLVER=qamdt/playground_small QAMDT_DSET=claim QAMDT_ARGS="$(ABLATION_ARGS)" $(ABLATION); \
+	$(BIN)/qamdt grid qamdt.$* --jobs $(JOBS) && $(BIN)/qamdt report --grid qamdt.$* --out $(ABLATIONS)/$*
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)

@@ -1,12 +1,16 @@
-"""Compare shares of masked tokens, random ones or whole frames and bins."""
+"""Compare shares of masked tokens, random ones or whole frames and bins.
+
+QAMDT_KINDS: values of masking.kind (default: random,time_frequency). A recipe whose tokens span all frequencies needs one
+of them: its tokens are frames, which both kinds draw alike.
+"""
 
 from __future__ import annotations
 
 from ._explorers import QAMDTExplorer
-from ._sweep import sweep
+from ._sweep import listed, sweep
 
 FIXED = (0.15, 0.3, 0.45, 0.6)
-KINDS = ("random", "time_frequency")
+KINDS = "random,time_frequency"
 
 
 def arms() -> list[list[str]]:
@@ -15,7 +19,7 @@ def arms() -> list[list[str]]:
     return [["masking.ratio=0", "masking.spread=0.0"]] + [
         [f"masking.kind={kind}", f"masking.ratio={ratio}", f"masking.spread={spread}"]
         for ratio, spread in shares
-        for kind in KINDS
+        for kind in listed("QAMDT_KINDS", KINDS)
     ]
 
 
