@@ -5,7 +5,7 @@ DEMO ?= demo
 CLAIM ?= claim
 JOBS ?= 2
 AUDIOCRAFT = 1.3.0
-ABLATED = claim mos_granularity levels masked_vs_full patch_overlap guidance mask_ratio controls
+ABLATED = claim mos_granularity levels masked_vs_full patch_overlap guidance controls mask_ratio
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
@@ -93,8 +93,8 @@ claim: claim-data
 	done
 
 # The other grids on the claim's data, with half its updates; resumable, too. The claim's own arms come first, to show that
-# their order at this length is that of the whole. `controls` trains on other tracks or labels than the claim's latents are
-# of: all of its runs encode their audio as they train. `make ablation-levels` and so on is one grid.
+# their order at this length is that of the whole. Four runs of `controls` train on other tracks or labels than the
+# claim's latents are of, and encode their audio. `make ablation-levels` and so on is one grid.
 ABLATIONS ?= ablations
 ABLATION_LENGTH ?= optim.epochs=6 evaluate.every=6
 ABLATION_CACHE = cache.path=egs/claim/latents/claim-0
@@ -109,7 +109,7 @@ ablation-guidance: ABLATION = QAMDT_FROM="$$($(SIGNATURE) $(ABLATION_MODEL))"
 ablation-mask_ratio: ABLATION_ARGS = optim.epochs=6 evaluate.every=2 $(ABLATION_CACHE)
 ablation-mask_ratio: ABLATION = QAMDT_KINDS=random
 ablation-controls: ABLATION_ARGS = $(ABLATION_LENGTH)
-ablation-controls: ABLATION = QAMDT_SEEDS=0
+ablation-controls: ABLATION = QAMDT_SEEDS=0 QAMDT_CACHE=egs/claim/latents
 ablation-mos_granularity: ABLATION =
 ablation-guidance: ablation-mos_granularity
 ablations: $(ABLATED:%=ablation-%)

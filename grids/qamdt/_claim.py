@@ -3,7 +3,6 @@
 QAMDT_FILTERED   shares of the degraded tracks that filtering leaves out (default: 0.33,0.66,1)
 QAMDT_BELOW      p-MOS below which a track counts as degraded (default: 4.1; 99 % of the playground's clean tracks are
                  above it, 95 % of the degraded ones below)
-QAMDT_CACHE      folder of latents that `tools/claim_latents.sh` wrote; without it every run encodes its audio
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dora.log import fatal
 from audiocraft_qamdt.sweeps.overrides import checked
 from audiocraft_qamdt.utils.dora import argv_of, main_of
 
-from ._sweep import NO_QUALITY, NOISE, evaluate, listed, recipe, sweep
+from ._sweep import NO_QUALITY, NOISE, evaluate, latents, listed, recipe, sweep
 
 SOLVER = "qamdt/playground_small"
 AWAY_FROM_THE_WORST = ["quality.null_level=1"]
@@ -27,12 +26,6 @@ QUALITY = [
     ["conditioner=qamdt/prefix_clip_noise", *AWAY_FROM_THE_WORST],
 ]
 NEGATIVE = "generate.negative_prompt='low quality'"
-
-
-def latents(dset: str, share: str = "0") -> list[str]:
-    """Override that trains on the latents of a data set without a share of its degraded tracks."""
-    folder = os.environ.get("QAMDT_CACHE")
-    return [f"cache.path={folder}/{dset}-{share}"] if folder else []
 
 
 def filtered(dset: str) -> list[list[str]]:

@@ -6,6 +6,8 @@ QAMDT_SEEDS       values of `seed` (default: 0,1,2)
 QAMDT_ARGS        more overrides for every run, e.g. "optim.epochs=1 num_threads=1"
 QAMDT_EVALUATION  file of config/solver/qamdt/evaluation that the last epoch measures with (default: playground for the
                   recipes that need no downloads, objective_eval for the others)
+QAMDT_CACHE       claim, claim_95, controls: folder of latents that `tools/claim_latents.sh` wrote; without it every run
+                  encodes its audio
 QAMDT_FROM        grids that only evaluate: signatures of trained runs, separated by commas
 QAMDT_MODELS      pretrained_eval, benchmark: exports, checkpoints, hub ids or //sig/<signature>, separated by commas
 """
@@ -37,6 +39,12 @@ def needed(name: str, what: str) -> str:
     if not os.environ.get(name):
         fatal(f"this grid needs {what}: name it in {name}")
     return os.environ[name]
+
+
+def latents(dset: str, share: str = "0") -> list[str]:
+    """Override that trains on the latents of a data set without a share of its degraded tracks."""
+    folder = os.environ.get("QAMDT_CACHE")
+    return [f"cache.path={folder}/{dset}-{share}"] if folder else []
 
 
 def recipe(default: str = SMALL[0]) -> list[str]:
