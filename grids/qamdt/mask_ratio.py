@@ -1,7 +1,7 @@
 """Compare shares of masked tokens, random ones or whole frames and bins.
 
-QAMDT_KINDS: values of masking.kind (default: random,time_frequency). A recipe whose tokens span all frequencies needs one
-of them: its tokens are frames, which both kinds draw alike.
+QAMDT_KINDS: values of masking.kind (default: random,time_frequency). A recipe whose tokens span all frequencies needs
+one of them: its tokens are frames, which both kinds draw alike.
 """
 
 from __future__ import annotations
