@@ -88,7 +88,7 @@ def test_other_settings_are_refused_by_name(music, natural, capsys, more):
     before = sorted(natural.rglob("*"))
     with pytest.raises(SystemExit):
         main([str(music), str(natural), "--seconds", "2", "--most", "3", "--damaged", "0.7", *more])
-    assert f"made with {more[0].removeprefix('--')}=" in capsys.readouterr().err
+    assert f"made with another {more[0].removeprefix('--')} (" in capsys.readouterr().err
     assert sorted(natural.rglob("*")) == before
 
 

@@ -137,7 +137,7 @@ class TestPackages:
     def test_another_rate_needs_another_folder(self, made, debs):
         result = run("--debs", debs, made, "--sample-rate", "8000")
         assert result.returncode == 1
-        assert "sample_rate is 16000, not 8000 as asked for" in result.stderr
+        assert "LICENCES.json: made with another sample_rate (16000, not 8000)" in result.stderr
 
     def test_a_package_without_terms_gives_nothing(self, tmp_path):
         build_deb(tmp_path, "bare-music", {"usr/share/bare/music/a.ogg": 0}, None)

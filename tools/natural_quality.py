@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from audiocraft_qamdt.data.manifest import read_manifest, read_sidecar, sidecar_
 from audiocraft_qamdt.playground.dataset import levelled, to_pcm16
 from audiocraft_qamdt.playground.degradation import degrade
 from audiocraft_qamdt.utils.audio import read_samples
-from audiocraft_qamdt.utils.files import replacing, write_json
+from audiocraft_qamdt.utils.files import refuse_other_settings, replacing, write_json
 from audiocraft_qamdt.utils.randomness import keyed_seed
 from audiocraft_qamdt.utils.reading import read_json
 
@@ -95,14 +96,11 @@ def recorded_again(audio: np.ndarray, sample_rate: int, generator: np.random.Gen
 DAMAGES = {"codec": through_codec, "room": recorded_again}
 
 
-def excerpts(row: dict, seconds: float, most: int) -> Iterator[tuple[str, np.ndarray, int]]:
-    """Yield name, samples [S] and sample rate of up to `most` excerpts of a track, evenly spread over it."""
-    path, duration = Path(row["path"]), row["duration"]
-    number = min(most, int(duration // seconds))
+def places(row: dict, options: Options) -> Iterator[tuple[str, float]]:
+    """Yield name and start, in seconds, of a track's excerpts, evenly spread over it; none of one that is too short."""
+    number = min(options.most, int(row["duration"] // options.seconds))
     for index in range(number):
-        start = (duration - seconds) * (index + 0.5) / number
-        samples, sample_rate = read_samples(path, start, seconds)
-        yield f"{path.stem}-{index}", samples.mean(0), sample_rate
+        yield f"{Path(row['path']).stem}-{index}", (row["duration"] - options.seconds) * (index + 0.5) / number
 
 
 def write(path: Path, audio: np.ndarray, sample_rate: int, facts: dict) -> None:
@@ -112,16 +110,26 @@ def write(path: Path, audio: np.ndarray, sample_rate: int, facts: dict) -> None:
         soundfile.write(part, to_pcm16(levelled(audio)), sample_rate, format="FLAC", subtype="PCM_16")
 
 
-def write_excerpt(folder: Path, name: str, audio: np.ndarray, sample_rate: int, facts: dict, options: Options) -> None:
-    """Write an excerpt and perhaps its copy with one of the `DAMAGES`; its name decides, whatever else there is."""
-    if not (path := folder / f"{name}.flac").exists():
-        write(path, audio, sample_rate, {**facts, "damage": "none"})
-    generator = np.random.default_rng(keyed_seed(options.seed, name))
-    if folder.name not in COPIED or generator.uniform() >= options.damaged:
-        return
-    kind = str(generator.choice(list(DAMAGES)))
-    if not (path := folder / f"{name}-{kind}.flac").exists():
-        write(path, DAMAGES[kind](audio, sample_rate, generator), sample_rate, {**facts, "damage": kind})
+def write_excerpts(folder: Path, row: dict, options: Options) -> None:
+    """Write a track's excerpts, some with a copy with one of the `DAMAGES`, unless they are there.
+
+    An excerpt's name decides about its copy, whatever else there is.
+    """
+    facts = {key: value for key, value in read_sidecar(sidecar_path(row["path"])).items() if key in KEPT}
+    for name, start in places(row, options):
+        wanted = {"none": folder / f"{name}.flac"}
+        generator = np.random.default_rng(keyed_seed(options.seed, name))
+        if folder.name in COPIED and generator.uniform() < options.damaged:
+            kind = str(generator.choice(list(DAMAGES)))
+            wanted[kind] = folder / f"{name}-{kind}.flac"
+        missing = {kind: path for kind, path in wanted.items() if not path.exists()}
+        if not missing:
+            continue
+        samples, sample_rate = read_samples(Path(row["path"]), start, options.seconds)
+        audio = samples.mean(0)
+        for kind, path in missing.items():
+            damaged = audio if kind == "none" else DAMAGES[kind](audio, sample_rate, generator)
+            write(path, damaged, sample_rate, {**facts, "damage": kind})
 
 
 def make(real: Path, out: Path, options: Options) -> None:
@@ -134,35 +142,21 @@ def make(real: Path, out: Path, options: Options) -> None:
         raise ValueError(f"{out} is the music itself: name another folder")
     tracks = {split: read_manifest(real / split) for split in SPLITS}
     for split, rows in tracks.items():
-        if all(row["duration"] < options.seconds for row in rows):
+        if not any(True for row in rows for _ in places(row, options)):
             raise ValueError(f"no track of {real / split} is as long as --seconds {options.seconds:g}")
-    claim_settings(out / SETTINGS, {"real": str(real.resolve()), **asdict(options)})
+    settings = {"real": os.path.relpath(real.resolve(), out.resolve()), **asdict(options)}
+    if (path := out / SETTINGS).exists():
+        refuse_other_settings(path, read_json(path), settings)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
     for split, rows in tracks.items():
         (out / split).mkdir(exist_ok=True)
         for row in rows:
-            facts = {key: value for key, value in read_sidecar(sidecar_path(row["path"])).items() if key in KEPT}
-            for name, audio, sample_rate in excerpts(row, options.seconds, options.most):
-                write_excerpt(out / split, name, audio, sample_rate, facts, options)
-        if short := sum(row["duration"] < options.seconds for row in rows):
+            write_excerpts(out / split, row, options)
+        if short := sum(not list(places(row, options)) for row in rows):
             say([f"{real / split}: left out {short} tracks, shorter than --seconds {options.seconds:g}"])
         if status := qamdt(["manifest", str(out / split)]):
             raise SystemExit(status)
-
-
-def claim_settings(path: Path, settings: dict) -> None:
-    """Keep the settings that a folder is made with.
-
-    Raises:
-        ValueError: it was begun with others.
-    """
-    there = read_json(path) if path.exists() else settings
-    for key, value in settings.items():
-        if there.get(key) != value:
-            raise ValueError(
-                f"{path}: made with {key}={there.get(key)}, not {value}: take another folder, or remove it"
-            )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, settings)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -50,5 +50,10 @@ def _report_grid(args: argparse.Namespace) -> int:
     sweep = make_sweep(args.grid, find_grid(args.grid), unfinished=args.unfinished)
     reference = sweep.arm(args.baseline) if args.baseline else None
     written = write_grid_report(sweep, claim(args.out, *_OWN), baseline=args.baseline)
-    say([*markdown(sweep, reference), *map(str, (written.text, written.table, written.runs, written.page))])
+    say(
+        [
+            *markdown(sweep, reference),
+            *map(str, (written.text, written.table, written.runs, written.course, written.page)),
+        ]
+    )
     return 0

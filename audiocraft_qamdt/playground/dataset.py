@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.manifest import MANIFEST_FILES, read_sidecar, sidecar_path, write_manifest
-from ..utils.files import claim, replacing, write_json
+from ..utils.files import claim, refuse_other_settings, replacing, write_json
 from ..utils.reading import JsonObject
 from .degradation import CALIBRATION_KINDS, degrade
 from .synthesis import Piece, compose, render, tempo_word
@@ -192,12 +192,7 @@ def _check_recipe(folder: Path, recipe: JsonObject) -> None:
     path = folder / RECIPE_FILE
     # Recipes of before `changing` was a choice lack it.
     made = {"changing": CHANGING, **read_sidecar(path)} if path.exists() else recipe
-    different = [key for key in recipe if made.get(key) != recipe[key]]
-    if different:
-        raise ValueError(
-            f"{folder} holds a playground made with another {' and '.join(different)} "
-            f"({path}): choose another folder or remove it"
-        )
+    refuse_other_settings(path, made, recipe)
     claim(folder, "qamdt playground", lambda folder: (folder / RECIPE_FILE).is_file())
     write_json(path, recipe)
 

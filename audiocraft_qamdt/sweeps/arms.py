@@ -81,13 +81,22 @@ class GridRun:
     @property
     def measured(self) -> dict[str, float]:
         """Return the results of the last evaluation, by the names under which runs are compared (see `comparable`)."""
-        found = evaluations(self.history)
-        last = found[max(found)] if found else {}
-        named = {key.split("/")[0] for key in last if "/" in key}
-        marked = {name.removeprefix(AUDIOCRAFT) for name in named}
-        twice = {key for key in AUDIOCRAFT_QUANTITIES if any(name.startswith(f"{key}_") for name in marked)}
-        numbers = {key: value for key, value in last.items() if isinstance(value, int | float)}
-        return {comparable(key): value for key, value in numbers.items() if key not in twice}
+        found = self.evaluations
+        return found[max(found)] if found else {}
+
+    @property
+    def evaluations(self) -> dict[int, dict[str, float]]:
+        """Return the results of all evaluations by epoch, named as in `measured`."""
+        return {epoch: _compared(found) for epoch, found in evaluations(self.history).items()}
+
+
+def _compared(found: tp.Mapping[str, float]) -> dict[str, float]:
+    """Name results as they are compared, without what AudioCraft's evaluation gives a second time."""
+    named = {key.split("/")[0] for key in found if "/" in key}
+    marked = {name.removeprefix(AUDIOCRAFT) for name in named}
+    twice = {key for key in AUDIOCRAFT_QUANTITIES if any(name.startswith(f"{key}_") for name in marked)}
+    numbers = {key: value for key, value in found.items() if isinstance(value, int | float)}
+    return {comparable(key): value for key, value in numbers.items() if key not in twice}
 
 
 class Statistic(tp.NamedTuple):

@@ -13,6 +13,7 @@ from ..utils import pages, plots
 from ..utils.files import replacing, write_lines
 from ..utils.pages import Cell
 from .arms import DEFAULT, Arm, Statistic, Sweep, remarks
+from .course import LOSS, courses, equal_time
 
 NAME = "report"
 LONGEST = 24  # characters of a value beside a bar
@@ -23,16 +24,17 @@ APART = {True: "overlap", False: "apart", None: ""}
 
 
 class Written(tp.NamedTuple):
-    """Files of a report; `runs` has the metrics of each run, `table` those of the arms."""
+    """Files of a report; the metrics of each run are in `runs`, of the arms in `table`, of their epochs in `course`."""
 
     page: Path
     text: Path
     table: Path
     runs: Path
+    course: Path
 
 
 def write_grid_report(sweep: Sweep, out: Path, *, baseline: str | None = None) -> Written:
-    """Write report.html, report.md, report.csv, runs.csv and a picture of each metric.
+    """Write report.html, report.md, report.csv, runs.csv, course.csv, and pictures of each metric.
 
     Args:
         sweep: the arms.
@@ -43,12 +45,14 @@ def write_grid_report(sweep: Sweep, out: Path, *, baseline: str | None = None) -
     """
     reference = None if baseline is None else sweep.arm(baseline)
     out.mkdir(parents=True, exist_ok=True)
-    written = Written(*(out / name for name in (f"{NAME}.html", f"{NAME}.md", f"{NAME}.csv", "runs.csv")))
+    names = (f"{NAME}.html", f"{NAME}.md", f"{NAME}.csv", "runs.csv", "course.csv")
+    written = Written(*(out / name for name in names))
     drawn = draw(sweep, out)
     pages.write_page(written.page, f"Grid {sweep.name}", _html(sweep, reference, drawn))
     write_lines(written.text, markdown(sweep, reference, drawn))
     _write_csv(written.table, _arm_rows(sweep, reference))
     _write_csv(written.runs, _run_rows(sweep))
+    _write_csv(written.course, _course_rows(sweep))
     return written
 
 
@@ -95,6 +99,30 @@ def _relative_cell(found: Statistic | None, reference: Statistic) -> Cell:
     return Cell(", ".join(filter(None, (text, APART[meets]))))
 
 
+def at_equal_time(sweep: Sweep) -> tuple[list[str], list[list[Cell]]] | None:
+    """Return head and rows: arms by metrics that were evaluated twice or more, all after as long a training.
+
+    None = there is no such metric, or the arms have no time in common.
+    """
+    shared = {metric: equal_time(course) for metric, course in courses(sweep).items()}
+    found = {metric: times for metric, times in shared.items() if times is not None}
+    if not set(found) - {LOSS}:
+        return None
+    head = ["arm"]
+    best: dict[str, float | None] = {}
+    for metric, (minutes, values) in found.items():
+        more = False if metric == LOSS else more_is_better(metric)
+        head.append(f"{metric}{ARROWS[more]}, {minutes:.2f} min")
+        best[metric] = None if more is None else (max if more else min)(values.values())
+    rows = []
+    for arm in sweep.arms:
+        at = {metric: values.get(arm.name) for metric, (_, values) in found.items()}
+        cells = ("" if value is None else f"{value:.4g}" for value in at.values())
+        bold = (value is not None and value == best[metric] for metric, value in at.items())
+        rows.append([Cell(arm.name), *(Cell(text, bold=is_best) for text, is_best in zip(cells, bold, strict=True))])
+    return head, rows
+
+
 def _left_out(sweep: Sweep) -> list[str]:
     return [f"{run.signature} ({name or 'arm unknown'}): {run.problem}" for name, run in sweep.left_out]
 
@@ -109,6 +137,7 @@ def _headline(sweep: Sweep) -> str:
     )
 
 
+TIMED = "Means after as many minutes of training as the quickest arm had, on a line between two evaluations."
 COMPARED = "Difference of the means, and whether the intervals of ±1 standard deviation overlap or are apart."
 
 
@@ -128,6 +157,8 @@ def markdown(sweep: Sweep, reference: Arm | None = None, drawn: tp.Sequence[Path
     if reference is not None:
         lines += [f"## Relative to {pages.markdown_text(reference.name)}", "", COMPARED, ""]
         lines += [*pages.markdown_table(*comparison(sweep, reference)), ""]
+    if timed := at_equal_time(sweep):
+        lines += ["## At equal time", "", TIMED, "", *pages.markdown_table(*timed), ""]
     for title, items in (("Remarks", remarks(sweep)), ("Not counted", _left_out(sweep))):
         if items:
             lines += [f"## {title}", "", *(f"- {pages.markdown_text(item)}" for item in items), ""]
@@ -143,6 +174,9 @@ def _html(sweep: Sweep, reference: Arm | None, drawn: tp.Sequence[Path]) -> tp.I
     if reference is not None:
         yield f"<h2>Relative to {html.escape(reference.name)}</h2><p>{COMPARED}</p>"
         yield pages.html_table(*comparison(sweep, reference))
+    if timed := at_equal_time(sweep):
+        yield f"<h2>At equal time</h2><p>{TIMED}</p>"
+        yield pages.html_table(*timed)
     yield "<h2>Metrics</h2>"
     yield pages.pictures(drawn)
     for title, items in (("Remarks", remarks(sweep)), ("Not counted", _left_out(sweep))):
@@ -181,6 +215,16 @@ def _run_rows(sweep: Sweep) -> tp.Iterator[dict[str, object]]:
         yield {**row, "counted": counts, "problem": run.problem, **run.measured, **intervals}
 
 
+def _course_rows(sweep: Sweep) -> tp.Iterator[dict[str, object]]:
+    """Return a row for each arm, metric and epoch, for metrics that were measured at two epochs or more."""
+    for metric, course in courses(sweep).items():
+        for arm, moments in course.items():
+            for moment in moments:
+                row = {"arm": arm, "metric": metric, "epoch": moment.epoch, "minutes": moment.minutes}
+                values = moment.found
+                yield {**row, "mean": values.mean, "sd": values.deviation, "seeds": len(values.values)}
+
+
 def _write_csv(path: Path, rows: tp.Iterable[dict[str, object]]) -> None:
     content = list(rows)
     with replacing(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
@@ -193,7 +237,10 @@ def _write_csv(path: Path, rows: tp.Iterable[dict[str, object]]) -> None:
 
 
 def draw(sweep: Sweep, out: Path) -> list[Path]:
-    """Draw a picture of each metric: against the mask ratio where the grid varies it, else bars by arm."""
+    """Draw each metric: against the mask ratio where the grid varies it, else bars by arm; then against time.
+
+    Against the minutes of training stand the validation loss, and metrics that were evaluated twice or more.
+    """
     masked = any(key in arm.settings for arm in sweep.arms for key in (RATIO, SPREAD))
     labels = [_label(arm) for arm in sweep.arms]
     labels = [label if labels.count(label) == 1 else arm.name for label, arm in zip(labels, sweep.arms, strict=True)]
@@ -208,6 +255,12 @@ def draw(sweep: Sweep, out: Path) -> list[Path]:
             measured = {label: arm.metrics[metric] for label, arm in named if metric in arm.metrics}
             bars = {label: (found.mean, found.deviation) for label, found in measured.items()}
             plots.error_bars(bars, drawn[-1], title=title, best=sweep.best(metric))
+    short = {arm.name: label for arm, label in zip(sweep.arms, labels, strict=True)}
+    for metric, course in courses(sweep).items():
+        drawn.append(out / f"course_{safe(metric.replace('/', '-'))}.png")
+        title = f"{metric}{ARROWS[False if metric == LOSS else more_is_better(metric)]}"
+        lines = {short[arm]: [moment.point for moment in moments] for arm, moments in course.items()}
+        plots.error_lines(lines, drawn[-1], xlabel="minutes of training", title=title)
     return drawn
 
 

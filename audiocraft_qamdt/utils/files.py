@@ -124,6 +124,25 @@ def refuse_foreign(out: Path, command: str, is_own: Callable[[Path], bool]) -> N
     )
 
 
+def refuse_other_settings(path: Path, made: Mapping[str, object], asked: Mapping[str, object]) -> None:
+    """Refuse to go on with a folder that was made with other settings.
+
+    Args:
+        path: the file that keeps them.
+        made: what it says; more keys than are asked for do not matter.
+        asked: what the folder is to be made with.
+    Raises:
+        ValueError: naming the settings that differ.
+    """
+    different = [key for key in asked if made.get(key) != asked[key]]
+    if different:
+        there, here = (" and ".join(str(some.get(key)) for key in different) for some in (made, asked))
+        raise ValueError(
+            f"{path}: made with another {' and '.join(different)} ({there}, not {here}): choose another folder or "
+            "remove it"
+        )
+
+
 def _made_by(folder: Path) -> str | None:
     try:
         content = json.loads((folder / MARK).read_text(encoding="utf-8"))

@@ -122,7 +122,9 @@ def test_pictures_are_curves_where_masking_varies_and_bars_elsewhere(granularity
     monkeypatch.setattr(report.plots, "error_bars", lambda bars, *_, **__: drawn.append(sorted(bars)))
     report.draw(make_sweep("g", [run(str(r), evaluated(kl=r), masking__ratio=r) for r in (0.1, 0.2)]), tmp_path)
     report.draw(granularity, tmp_path)
-    assert drawn == [["random + U(0, 0.2)"], *[["qamdt/all", "qamdt/clip", "qamdt/none"]] * 2]
+    loss_over_time = [["0.1", "0.2"], ["qamdt/all", "qamdt/clip", "qamdt/none"]]
+    bars = [["qamdt/all", "qamdt/clip", "qamdt/none"]] * 2
+    assert drawn == [["random + U(0, 0.2)"], loss_over_time[0], *bars, loss_over_time[1]]
 
 
 def test_a_bars_label_says_what_its_arm_sets_and_no_more(tmp_path, monkeypatch):

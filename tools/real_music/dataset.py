@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from audiocraft_qamdt.commands.output import say
 from audiocraft_qamdt.data.manifest import QUALITY_KEY, read_sidecar, replacing, sidecar_path, write_json
+from audiocraft_qamdt.utils.files import refuse_other_settings
 
 from .licences import is_free
 from .packages import JUDGE, Package
@@ -64,10 +65,7 @@ class DataSet:
         self.record: dict[str, Any] = {**asked, "sources": {}}
         if (folder / LICENCES).exists():
             self.record = read_sidecar(folder / LICENCES)
-        for key, value in asked.items():
-            if self.record.get(key) != value:
-                there = f"{folder / LICENCES}: {key} is {self.record.get(key)}"
-                raise ValueError(f"{there}, not {value} as asked for: take another folder")
+        refuse_other_settings(folder / LICENCES, self.record, asked)
         self.work.mkdir(parents=True, exist_ok=True)
         self._save()
 
