@@ -206,13 +206,14 @@ def _arm_rows(sweep: Sweep, reference: Arm | None) -> tp.Iterator[dict[str, obje
 
 
 def _run_rows(sweep: Sweep) -> tp.Iterator[dict[str, object]]:
-    """Return a row for each run."""
+    """Return a row for each run: its results in the order of the report, then their intervals."""
     counted = [(arm.name, run, 1) for arm in sweep.arms for run in arm.runs]
     for name, run, counts in counted + [(name, run, 0) for name, run in sweep.left_out]:
         seed = "" if run.config is None else run.seed
         row = {"signature": run.signature, "arm": name, "seed": seed, "epochs": len(run.history)}
         intervals = {f"{metric} ci95": half for metric, half in run.intervals.items() if metric in run.measured}
-        yield {**row, "counted": counts, "problem": run.problem, **run.measured, **intervals}
+        measured = {**dict.fromkeys(sweep.metrics), **run.measured}
+        yield {**row, "counted": counts, "problem": run.problem, **measured, **intervals}
 
 
 def _course_rows(sweep: Sweep) -> tp.Iterator[dict[str, object]]:

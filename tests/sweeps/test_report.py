@@ -79,7 +79,10 @@ def test_intervals_over_clips_stand_beside_the_deviation_over_seeds(granularity,
     table = {(row["arm"], row["metric"]): row["ci95"] for row in rows(written.table)}
     assert float(table["conditioner=qamdt/none", FRECHET]) == pytest.approx(5**0.5)
     assert table["conditioner=qamdt/clip", FRECHET] == ""
-    runs = {row["signature"]: row[f"{FRECHET} ci95"] for row in rows(written.runs)}
+    table = rows(written.runs)
+    columns = list(table[0])
+    assert columns.index(f"{FRECHET} ci95") > columns.index("inception_playground/evaluate_n64/best1")
+    runs = {row["signature"]: row[f"{FRECHET} ci95"] for row in table}
     assert (runs["none0"], runs["none1"], runs["none2"], runs["clip0"]) == ("1.0", "3.0", "", "")
 
 
