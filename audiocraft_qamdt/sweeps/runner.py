@@ -119,18 +119,23 @@ def collect(main: HydraMain, explorer: Explorer) -> list[LocalSheep]:
 
 
 def link(main: HydraMain, name: str, sheep: tp.Sequence[LocalSheep]) -> None:
-    """Let the grid's folder hold a link to each experiment's folder and to no other, as `dora grid` does."""
+    """Let the grid's folder hold a link to each experiment's folder and to no other, as `dora grid` does.
+
+    The links' times say in which order the grid launched them: a file system's own clock gives many the same time.
+    """
     folder = grids_folder(main) / name
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {one.xp.sig: one.xp.folder.resolve() for one in sheep}
     for child in folder.iterdir():
         if child.is_symlink() and (child.name not in wanted or child.resolve() != wanted[child.name]):
             child.unlink(missing_ok=True)
-    for sig, target in wanted.items():
+    now = time.time_ns()
+    for place, (sig, target) in enumerate(wanted.items()):
         try:
             (folder / sig).symlink_to(target)
         except FileExistsError:  # right already, or another runner was faster
             pass
+        os.utime(folder / sig, ns=(now, now + place * 1_000_000), follow_symlinks=False)
 
 
 # ---- running them

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from audiocraft_qamdt.compat import CONFIG_ROOT
+from audiocraft_qamdt.sweeps.arms import find_grid
 from audiocraft_qamdt.sweeps.process import LOCK, LocalSheep
 from audiocraft_qamdt.sweeps.runner import collect, find_explorer, link
 
@@ -238,6 +239,9 @@ def test_the_grids_folder_holds_its_runs_and_no_others(tmp_path, monkeypatch):
         link(main, "qamdt.levels", sheep)
         links = {path.name: path.resolve() for path in (tmp_path / "grids" / "qamdt.levels").iterdir()}
         assert links == {one.xp.sig: one.xp.folder.resolve() for one in sheep}
+        for launched in (sheep, sheep[::-1]):
+            link(main, "qamdt.levels", launched)
+            assert [run.signature for run in find_grid("qamdt.levels")] == [one.xp.sig for one in launched]
 
 
 def test_killed_between_checkpoint_and_history_it_is_finished_by_calling_again(folder, tmp_path):
