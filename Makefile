@@ -106,7 +106,7 @@ ablation-claim: ABLATION = QAMDT_FILTERED=1 QAMDT_CACHE=egs/claim/latents
 ablation-levels ablation-masked_vs_full: ABLATION = QAMDT_SEEDS=0
 ablation-patch_overlap: ABLATION = QAMDT_SEEDS=0 QAMDT_OVERLAPS=0,1
 ablation-guidance: ABLATION = QAMDT_FROM="$$($(SIGNATURE) $(ABLATION_MODEL))"
-ablation-mask_ratio: ABLATION_ARGS = optim.epochs=6 evaluate.every=2 $(ABLATION_CACHE)
+ablation-mask_ratio: ABLATION_ARGS = optim.epochs=6 evaluate.every=3 $(ABLATION_CACHE)
 ablation-mask_ratio: ABLATION = QAMDT_KINDS=random
 ablation-controls: ABLATION_ARGS = $(ABLATION_LENGTH)
 ablation-controls: ABLATION = QAMDT_SEEDS=0 QAMDT_CACHE=egs/claim/latents
