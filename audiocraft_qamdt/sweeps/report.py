@@ -238,11 +238,11 @@ def _write_csv(path: Path, rows: tp.Iterable[dict[str, object]]) -> None:
 
 
 def draw(sweep: Sweep, out: Path) -> list[Path]:
-    """Draw each metric: against the mask ratio where the grid varies it, else bars by arm; then against time.
+    """Draw each metric: against the mask ratio where the grid has three or more, else bars by arm; then against time.
 
     Against the minutes of training stand the validation loss, and metrics that were evaluated twice or more.
     """
-    masked = any(key in arm.settings for arm in sweep.arms for key in (RATIO, SPREAD))
+    masked = len({tuple(arm.runs[0].setting(key) for key in (RATIO, SPREAD)) for arm in sweep.arms}) > 2
     labels = [_label(arm) for arm in sweep.arms]
     labels = [label if labels.count(label) == 1 else arm.name for label, arm in zip(labels, sweep.arms, strict=True)]
     drawn = []
@@ -293,7 +293,7 @@ def mask_curves(sweep: Sweep, metric: str) -> dict[str, list[plots.Point]]:
         curves.setdefault(label, []).append(point)
         others[label] = rest
     for rest, point in unmasked:
-        labels = [label for label in curves if others[label] == rest and not curves[label][0].span]
+        labels = [label for label, other in others.items() if other == rest and not curves[label][0].span]
         for label in labels or [" ".join(["no mask", *(f"{key}={value}" for key, value in rest.items())])]:
             curves.setdefault(label, []).append(point)
     return {label: sorted(points) for label, points in curves.items()}

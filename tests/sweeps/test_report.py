@@ -119,13 +119,29 @@ def test_mask_ratio_is_a_curve_for_each_kind_and_a_spread_lies_at_its_mean():
     }
 
 
-def test_pictures_are_curves_where_masking_varies_and_bars_elsewhere(granularity, tmp_path, monkeypatch):
+def test_two_arms_without_a_mask_are_points_of_their_own():
+    masks = {"a": (0.3, 200), "b": (0.0, 200), "c": (0.0, 189)}
+    runs = [
+        run(name, evaluated(kl=updates), masking__ratio=ratio, masking__spread=0.0, optim__updates_per_epoch=updates)
+        for name, (ratio, updates) in masks.items()
+    ]
+    curves = mask_curves(make_sweep("g", runs), "kl_playground/evaluate_n64/best1")
+    assert {label: [point.at for point in points] for label, points in curves.items()} == {
+        "random optim.updates_per_epoch=200": [0.0, 0.3],
+        "no mask optim.updates_per_epoch=189": [0.0],
+    }
+
+
+RATIOS = (0.1, 0.2, 0.3)
+
+
+def test_pictures_are_curves_over_three_mask_ratios_and_bars_elsewhere(granularity, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(report.plots, "error_lines", lambda series, *_, **__: drawn.append(sorted(series)))
     monkeypatch.setattr(report.plots, "error_bars", lambda bars, *_, **__: drawn.append(sorted(bars)))
-    report.draw(make_sweep("g", [run(str(r), evaluated(kl=r), masking__ratio=r) for r in (0.1, 0.2)]), tmp_path)
+    report.draw(make_sweep("g", [run(str(r), evaluated(kl=r), masking__ratio=r) for r in RATIOS]), tmp_path)
     report.draw(granularity, tmp_path)
-    loss_over_time = [["0.1", "0.2"], ["qamdt/all", "qamdt/clip", "qamdt/none"]]
+    loss_over_time = [["0.1", "0.2", "0.3"], ["qamdt/all", "qamdt/clip", "qamdt/none"]]
     bars = [["qamdt/all", "qamdt/clip", "qamdt/none"]] * 2
     assert drawn == [["random + U(0, 0.2)"], loss_over_time[0], *bars, loss_over_time[1]]
 
