@@ -37,23 +37,25 @@ def courses(sweep: Sweep) -> dict[str, dict[str, list[Moment]]]:
 
     An arm's epoch counts if all of its runs have a finite value and durations of their epochs until then.
     """
-    names = dict.fromkeys((LOSS, *(name for arm in sweep.arms for run in arm.runs for name in _names(run))))
-    found = {name: {arm.name: _moments(arm, name) for arm in sweep.arms} for name in names}
-    several = {name for name, arms in found.items() if any(len(moments) > 1 for moments in arms.values())}
-    return {name: {arm: some for arm, some in arms.items() if some} for name, arms in found.items() if name in several}
+    found: dict[str, dict[str, list[Moment]]] = {}
+    for arm in sweep.arms:
+        for metric, moments in _moments(arm).items():
+            found.setdefault(metric, {})[arm.name] = moments
+    return {metric: arms for metric, arms in found.items() if any(len(moments) > 1 for moments in arms.values())}
 
 
-def _names(run: GridRun) -> tp.Iterator[str]:
-    for measured in run.evaluations.values():
-        yield from measured
-
-
-def _values(run: GridRun, metric: str) -> dict[int, float]:
-    if metric == LOSS:
-        losses = {epoch: stages.get("valid", {}).get("loss") for epoch, stages in enumerate(run.history, 1)}
-        return {epoch: value for epoch, value in losses.items() if value is not None and math.isfinite(value)}
-    found = {epoch: measured.get(metric, math.nan) for epoch, measured in run.evaluations.items()}
-    return {epoch: value for epoch, value in found.items() if math.isfinite(value)}
+def _values(run: GridRun) -> dict[str, dict[int, float]]:
+    """Return the finite values of each metric by epoch."""
+    found: dict[str, dict[int, float]] = {LOSS: {}}
+    for epoch, stages in enumerate(run.history, 1):
+        found[LOSS][epoch] = stages.get("valid", {}).get("loss", math.nan)
+    for epoch, measured in run.evaluations.items():
+        for metric, value in measured.items():
+            found.setdefault(metric, {})[epoch] = value
+    return {
+        metric: {epoch: value for epoch, value in values.items() if math.isfinite(value)}
+        for metric, values in found.items()
+    }
 
 
 def _minutes(run: GridRun) -> list[float]:
@@ -62,13 +64,16 @@ def _minutes(run: GridRun) -> list[float]:
     return [total / 60 for total in accumulate(seconds)]
 
 
-def _moments(arm: Arm, metric: str) -> list[Moment]:
-    values, minutes = [_values(run, metric) for run in arm.runs], [_minutes(run) for run in arm.runs]
-    moments = []
-    for epoch in sorted(set.intersection(*map(set, values))):
-        spent = sum(one[epoch - 1] for one in minutes) / len(minutes)
-        if math.isfinite(spent):
-            moments.append(Moment(epoch, spent, Statistic(tuple(one[epoch] for one in values))))
+def _moments(arm: Arm) -> dict[str, list[Moment]]:
+    """Return the moments of each metric that has one."""
+    values, minutes = [_values(run) for run in arm.runs], [_minutes(run) for run in arm.runs]
+    spent = [sum(at) / len(at) for at in zip(*minutes, strict=False)]  # as far as the shortest run got
+    moments: dict[str, list[Moment]] = {}
+    for metric in values[0]:
+        shared = set.intersection(*(set(run.get(metric, {})) for run in values))
+        for epoch in sorted(epoch for epoch in shared if math.isfinite(spent[epoch - 1])):
+            found = Statistic(tuple(run[metric][epoch] for run in values))
+            moments.setdefault(metric, []).append(Moment(epoch, spent[epoch - 1], found))
     return moments
 
 
